@@ -1,3 +1,24 @@
-"""Keeps a connection to a device up."""
+"""Keeps a connection to a device up.
+
+`SerialConnection` is a serial line with a thread that listens; `ConnectionManager` keeps it, or any `Connection` of
+your own, up: it tries again for as long as it takes, and tells receivers what happens.
+"""
+
+from logging import NullHandler as _NullHandler
+from logging import getLogger as _get_logger
+
+from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
+from cnxman.retry import RetryPolicy
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Connection",
+    "ConnectionException",
+    "ConnectionManager",
+    "ConnectionState",
+    "RetryPolicy",
+]
+
+# The library by itself prints nothing: without this, Python would print warnings to stderr.
+_get_logger("cnxman").addHandler(_NullHandler())

@@ -1,0 +1,23 @@
+"""The clock that recovery goes by, in one place so that tests can put another one there.
+
+`cnxman.testing.ManualClock` takes the place of `current` while it is installed; a manager keeps the
+clock that was current when it was made.
+"""
+
+import threading
+import time
+
+
+class Clock:
+    """The system's monotonic clock: setting the time of day does not touch it."""
+
+    def now(self) -> float:
+        """The time in seconds, from an arbitrary zero."""
+        return time.monotonic()
+
+    def wait(self, condition: threading.Condition, timeout: float | None) -> None:
+        """Wait on `condition`, whose lock is held, until it is notified or `timeout` seconds are over."""
+        condition.wait(timeout)
+
+
+current = Clock()

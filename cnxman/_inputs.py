@@ -1,0 +1,294 @@
+"""Runs a manager's inputs one at a time, to completion, in the order they came.
+
+Theory of operation. Inputs stand in one line. Each has an owner: the thread that called and waits for it, or
+nobody. The owner runs its own input when it comes to the head of the line; one that nobody waits for is run by the
+manager's *worker*, a thread that lives while the manager has something to keep up. So an attempt asked for
+by a caller runs on that caller's thread (where a KeyboardInterrupt reaches it), and everything that happens
+by itself, alarms and retries, runs on the worker.
+
+Who waits and who doesn't:
+
+* A thread of the user's waits until its input is done.
+* A call from inside (on the thread that is running an input, so from a receiver or from `try_connect`) is put
+  in line and returns at once; the outermost call on that thread runs it before it returns.
+* A call on a thread of the library's (a listener, another manager's worker) that would have to wait is put in line
+  for the worker and returns at once: what runs now may be waiting for that very thread.
+
+`Inputs.lock` guards the line and is never held while an input, a receiver or a connection's method runs.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from cnxman import _clock
+from cnxman._threads import LibraryThread, on_library_thread
+
+_logger = logging.getLogger(__name__)
+
+LONGEST_FAREWELL = 5.0
+"""How long, in seconds, a caller waits for the worker to finish what others left to it."""
+
+
+class Input:
+    """One input in the line."""
+
+    def __init__(self, name: str, run: Callable[[], None], owner: threading.Thread | None) -> None:
+        self.name = name
+        self.run = run
+        self.owner = owner
+
+
+class Alarm(Input):
+    """An input that nobody waits for and that says nothing new while the last one in line is another such."""
+
+
+class Retry(Input):
+    """The input that a `Wait` ends in."""
+
+
+class Wait:
+    """What the worker waits for between two attempts: the time being up, or a look that says "now".
+
+    Args:
+        run: the input to run then, on the worker.
+        due: when the time is up, by the manager's clock, in seconds.
+        look: called on the worker with no lock held, each time `look_every` seconds are over; True ends the wait.
+    """
+
+    def __init__(
+        self, run: Callable[[], None], due: float, look: Callable[[], bool] | None, look_every: float
+    ) -> None:
+        self.run = run
+        self.due = due
+        self.look = look
+        self.look_every = look_every
+
+
+class Inputs:
+    """The line of inputs, and the worker that runs those that nobody waits for.
+
+    Args:
+        name: what to call the worker's thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.clock = _clock.current
+        self.lock = threading.Condition()
+        self._name = name
+        self._line: deque[Input] = deque()
+        self._running: Input | None = None
+        self._runner: threading.Thread | None = None
+        self._wanted = False
+        self._worker: LibraryThread | None = None
+        self._wait: Wait | None = None
+
+    # -- giving inputs ------------------------------------------------------------------------------------
+
+    def give(self, name: str, run: Callable[[], None]) -> None:
+        """Put an input in line; return when it is done, or at once where the caller must not wait.
+
+        Raises:
+            Exception: what the input raised, if the caller waited for it; otherwise that is logged.
+        """
+        me = threading.current_thread()
+        given = Input(name, run, me)
+        with self.lock:
+            if self._runner is me:
+                self._line.append(given)
+                given.owner = None if me is self._worker else me
+                return
+            if on_library_thread() and (self._running or self._line):
+                self._leave_to_worker(given)
+                return
+            self._line.append(given)
+        try:
+            self._run_in_turn(given)
+        finally:
+            self._run_what_came_from_inside(me)
+            self._see_the_worker_off()
+
+    def post(self, alarm: Alarm) -> None:
+        """Leave an alarm to the worker; ignored while nothing is kept up."""
+        with self.lock:
+            if self._wanted and not (self._line and isinstance(self._line[-1], Alarm)):
+                self._leave_to_worker(alarm)
+
+    def join(self, running: Callable[[], bool], barred_by: tuple[str, ...]) -> bool:
+        """Take the outcome of the input under way instead of giving one of one's own.
+
+        Args:
+            running: whether that input is (still) one to be joined; asked with the lock held.
+            barred_by: names of inputs that must not stand in line before the caller.
+
+        Returns:
+            Whether it was joined; if so it is over now, unless the caller is one that must not wait.
+        """
+        with self.lock:
+            joined = self._running
+            if joined is None or not running() or any(i.name in barred_by for i in self._line):
+                return False
+            if not self.must_not_wait():
+                self.lock.wait_for(lambda: self._running is not joined)
+            return True
+
+    def must_not_wait(self) -> bool:
+        """Whether the caller is inside an input, or on a thread that an input may be waiting for."""
+        return self._runner is threading.current_thread() or on_library_thread()
+
+    # -- the worker's life --------------------------------------------------------------------------------
+
+    def keep_up(self, kept: object) -> None:
+        """Have a worker from now on, which holds `kept` alive.
+
+        Raises:
+            RuntimeError: if the system gives us no thread.
+        """
+        with self.lock:
+            self._wake_worker().kept = kept
+            self._wanted = True
+
+    def let_go(self) -> None:
+        """Nothing is to be kept up any more: no wait, and soon no worker."""
+        with self.lock:
+            self._wanted = False
+            self._forget_wait()
+            self.lock.notify_all()
+
+    def wait_then_run(self, wait: Wait) -> None:
+        """Have the worker run an input later. There is one such wait at a time."""
+        with self.lock:
+            self._wait = wait
+            self.lock.notify_all()
+
+    def stop_waiting(self) -> None:
+        """Forget what `wait_then_run` asked for, also if its time has just come."""
+        with self.lock:
+            self._forget_wait()
+
+    def _forget_wait(self) -> None:
+        self._wait = None
+        for stale in [i for i in self._line if isinstance(i, Retry)]:
+            self._line.remove(stale)
+
+    # -- running them -------------------------------------------------------------------------------------
+
+    def _run_in_turn(self, given: Input) -> None:
+        try:
+            with self.lock:
+                try:
+                    self.lock.wait_for(lambda: self._running is None and self._line[0] is given)
+                    self._running, self._runner = given, threading.current_thread()
+                finally:
+                    self._line.remove(given)  # also when a KeyboardInterrupt ended the waiting
+                    self.lock.notify_all()
+            given.run()
+        finally:
+            self._done(given)
+
+    def _done(self, given: Input) -> None:
+        with self.lock:
+            if self._running is given:
+                self._running = self._runner = None
+                self.lock.notify_all()
+
+    def _run_logged(self, given: Input) -> None:
+        """Run an input whose caller has gone on: what it raises can only be logged."""
+        try:
+            self._run_in_turn(given)
+        except BaseException as error:
+            if not isinstance(error, Exception) and not on_library_thread():
+                raise  # Ctrl-C belongs to the user's thread; a worker must outlive whatever it runs
+            _logger.exception("%s() raised; whoever called it has not waited for it", given.name)
+
+    def _run_what_came_from_inside(self, me: threading.Thread) -> None:
+        while (given := self._next_of(me)) is not None:
+            self._run_logged(given)
+
+    def _next_of(self, me: threading.Thread) -> Input | None:
+        with self.lock:
+            mine = [i for i in self._line if i.owner is me]
+            if mine and on_library_thread() and (self._running or self._line[0] is not mine[0]):
+                for given in mine:
+                    given.owner = None  # it would have to wait: the worker runs them
+                self._wake_worker()
+                return None
+            return mine[0] if mine else None
+
+    # -- the worker ---------------------------------------------------------------------------------------
+
+    def _leave_to_worker(self, given: Input) -> None:
+        worker = self._wake_worker()
+        worker.kept = worker.kept or self
+        given.owner = None
+        self._line.append(given)
+
+    def _wake_worker(self) -> "Worker":
+        """The worker, started if need be. The lock is held."""
+        if self._worker is None:
+            worker = Worker(self._name, self._work)
+            worker.start()
+            self._worker = worker
+        self.lock.notify_all()
+        return self._worker
+
+    def _see_the_worker_off(self) -> None:
+        """When a caller's disconnect() or teardown() returns, no thread is left."""
+        if on_library_thread():
+            return
+        with self.lock:
+            ending = self._worker
+            if ending is None or self._wanted:
+                return
+            self.lock.wait_for(lambda: self._wanted or self._worker is not ending, LONGEST_FAREWELL)
+            if self._worker is ending:
+                return
+        ending.join(LONGEST_FAREWELL)
+
+    def _work(self) -> None:
+        while True:
+            with self.lock:
+                given, wait = self._next_of_worker(), self._wait
+                if given is None and not self._wanted and not any(i.owner is None for i in self._line):
+                    self._worker = None
+                    self.lock.notify_all()
+                    return
+                if given is None:
+                    self.clock.wait(self.lock, self._pause(wait))
+            if given is not None:
+                self._run_logged(given)
+            elif wait is not None:
+                self._look_up_from(wait)
+
+    def _next_of_worker(self) -> Input | None:
+        first = self._line[0] if self._line and self._running is None else None
+        return first if first is not None and first.owner is None else None
+
+    def _pause(self, wait: Wait | None) -> float | None:
+        if wait is None:
+            return None
+        left = max(0.0, wait.due - self.clock.now())
+        return min(left, wait.look_every) if wait.look else left
+
+    def _look_up_from(self, wait: Wait) -> None:
+        """Put the retry in line if its time has come."""
+        now = self.clock.now() >= wait.due or (wait.look is not None and wait.look())
+        with self.lock:
+            if now and self._wait is wait:
+                self._wait = None
+                self._line.append(Retry("retry", wait.run, None))
+
+
+class Worker(LibraryThread):
+    """The manager's own thread."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        super().__init__(name)
+        self._work = work
+        self.kept: object = None
+        """What lives at least as long as this thread."""
+
+    def run(self) -> None:
+        """Run until nothing is to be kept up."""
+        self._work()

@@ -1,0 +1,546 @@
+"""The base classes: a connection to something, and the manager that keeps it up.
+
+Nothing here knows of serial ports. `ConnectionManager` is a state machine; it is declared in the order states,
+inputs, transitions, and then what they do. Which thread runs what is told in `cnxman._inputs`.
+"""
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from enum import Enum, StrEnum
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from automat import MethodicalMachine
+
+from cnxman import signals
+from cnxman._inputs import Alarm, Inputs, Wait
+from cnxman.logging import FirstThenDebug, loggable_class
+from cnxman.retry import RetryPolicy
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks for a device's return: half the wait is the delay one sees, and a look costs 30 us."""
+
+TRY_QUICKLY_FOR = 5.0
+"""For so many seconds after a device's return, attempts follow each other quickly: its node may be root's for a
+moment, or a modem manager may hold it."""
+
+TRY_QUICKLY_EVERY = 0.1
+"""Seconds between these attempts."""
+
+
+class ConnectionException(Exception):
+    """Raised, or told, when an error occurs within a connection.
+
+    Args:
+        message: what happened, in words for a person.
+        inner: the exception responsible for this one; also its `__cause__`.
+    """
+
+    def __init__(self, message: str, inner: Exception) -> None:
+        super().__init__(message, inner)
+        self.message = message
+        """What happened, in words for a person."""
+        self.inner = inner
+        """The original exception responsible for this one."""
+        self.errno = find_errno(inner)
+        """The system's error number, from wherever in the inner exception's chain it stands, or None."""
+        self.__cause__ = inner
+
+    def __str__(self) -> str:
+        return self.message
+
+    @staticmethod
+    def from_exception(ex: Exception) -> "ConnectionException":
+        """Make a connection exception from another one.
+
+        Args:
+            ex: the original exception.
+
+        Returns:
+            A new connection exception whose message names the original's type and text.
+        """
+        text = str(ex)
+        return ConnectionException(f"{type(ex).__name__}: {text}" if text else type(ex).__name__, ex)
+
+
+def find_errno(error: BaseException | None) -> int | None:
+    """The first error number in an exception's chain of causes and contexts.
+
+    pyserial puts it in any of several places, or only into the text; `termios.error` is no OSError and has it as
+    its first argument.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = getattr(error, "errno", None)
+        if number is None and type(error).__module__ == "termios" and error.args:
+            number = error.args[0]
+        if isinstance(number, int):
+            return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class Connection(ABC):
+    """Extend this class to define a logical connection to something.
+
+    What a `ConnectionManager` counts on, and what a subclass may count on:
+
+    * `try_connect` may be called again after an alarm with no `disconnect` in between; it replaces what is
+      broken. An exception from it is a failed attempt.
+    * `disconnect` and `teardown` may be called in any state, and twice.
+    * No two of the three ever run at the same time under one manager. They run on whichever thread called the
+      manager, or on the manager's own.
+    * When the thing is lost, call `raise_alarm()`, from any thread.
+
+    A subclass need not call `super().__init__()`.
+    """
+
+    class Signals(Enum):
+        """What connections send; see `pydispatch.dispatcher`."""
+
+        RAISE_ALARM = "raise-alarm"
+        """There is trouble: `error`, a `ConnectionException` or None. Sent on the thread that raised the alarm."""
+
+    last_error: ConnectionException | None = None
+    """Why the last attempt failed or the line was lost; None from a success until the next failure."""
+
+    @abstractmethod
+    def try_connect(self) -> bool:
+        """Override this method to define the logic by which a connection is made.
+
+        Returns:
+            True if and only if the connection attempt is successful, otherwise False.
+        """
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Override this method to take the steps required to gracefully disconnect."""
+
+    @abstractmethod
+    def teardown(self) -> None:
+        """Override this method to release resources when requested."""
+
+    def raise_alarm(self, error: ConnectionException | None = None) -> None:
+        """Tell anyone who might be interested (like a `ConnectionManager`) that there is trouble.
+
+        Returns once all receivers have been told; a manager only notes the alarm, and recovers on its own thread.
+
+        Args:
+            error: what happened, if it is known.
+        """
+        signals.send(self, Connection.Signals.RAISE_ALARM, error=error)
+
+    def presence(self) -> Hashable | None:
+        """Override this method to let a manager notice that the thing has come back.
+
+        While a manager recovers it calls this some twenty times a second, on its own thread. When the answer changes
+        to something true, the next attempt is made at once instead of at the end of the wait.
+
+        It should take less than a millisecond, and may be called while another of the connection's methods runs.
+
+        Returns:
+            None if this cannot be told (what this method does unless it is overridden); a false value, such as
+            False or "", while the thing is absent; anything else while it is there, such as a tuple that identifies
+            it, so that one that was taken out and put back is seen to be new.
+        """
+        return None
+
+    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.RAISE_ALARM) -> Callable[[], None]:
+        """Have `receiver` hear one of this connection's signals; it is held strongly, so a lambda will do.
+
+        Args:
+            receiver: called with those of the signal's arguments that it names.
+            signal: which signal.
+
+        Returns:
+            A function that ends the subscription.
+
+        Raises:
+            TypeError: if the receiver cannot be called, or does not tell which arguments it takes.
+        """
+        return signals.subscribe(self, receiver, signal)
+
+
+class ConnectionState(StrEnum):
+    """The states of a `ConnectionManager`."""
+
+    READY = "ready"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECOVERING = "recovering"
+    DISCONNECTED = "disconnected"
+    TORNDOWN = "torndown"
+
+
+@loggable_class()
+class ConnectionManager:
+    """Establishes a connection and keeps it up.
+
+    Every method may be called from any thread, and from receivers. From `connect()` until `disconnect()` or
+    `teardown()` the library itself keeps the manager and its connection alive.
+
+    Mind that `manager.connected` and the other states are the machine's parts, and always true: ask
+    `manager.state` or `manager.is_connected`.
+
+    Args:
+        connection: what to keep up.
+        retry: how long to wait between attempts, and how many to make.
+    """
+
+    logger: logging.Logger
+
+    class Signals(Enum):
+        """What a manager sends, on the thread that runs the input in question."""
+
+        STATE_CHANGED = "state-changed"
+        """`state` and `previous`, each a `ConnectionState`; `error`, a `ConnectionException` or None."""
+        RETRY_SCHEDULED = "retry-scheduled"
+        """`attempt`, the number of failures in a row; `delay` in seconds until the next attempt; `error`."""
+
+    def __init__(self, connection: Connection, *, retry: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
+        if not isinstance(connection, Connection):
+            raise TypeError(f"connection must be a Connection, not {connection!r}")
+        if not isinstance(retry, RetryPolicy):
+            raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
+        self._connection = connection
+        self._retry_policy = retry
+        self._inputs = Inputs(f"cnxman manager of {connection}")
+        self._clock = self._inputs.clock
+        self._told = self.state  # also makes Automat's part, which would else be made lazily, by two threads
+        self._change = threading.Condition()
+        self._error: ConnectionException | None = None
+        self._failures = 0
+        self._attempts = 0
+        self._connected_at = 0.0
+        self._waiting_since = 0.0
+        self._seen: Hashable | None = None
+        self._returned_at: float | None = None
+        self._complaint = FirstThenDebug()
+        signals.listen(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
+
+    # -- what users call ----------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect, and keep the connection up from now on.
+
+        Returns when an attempt is over, whatever became of it; recovering goes on in the background. The
+        attempt runs on the caller's thread. While one is under way, its outcome is waited for. During the
+        wait between two attempts, the next one is made at once.
+
+        Raises:
+            automat.NoTransition: if the manager is torn down.
+            ConnectionException: if the system gives us no thread to recover on.
+            KeyboardInterrupt, SystemExit: what interrupted the attempt; the manager is disconnected then.
+        """
+        if not self._inputs.join(lambda: self.state is ConnectionState.CONNECTING, ("disconnect", "teardown")):
+            self._inputs.give("connect", partial(self._attempt_upon, self._connect))
+
+    def disconnect(self) -> None:
+        """Disconnect, and stay so. When this returns no attempt is under way and none will start."""
+        self._inputs.give("disconnect", self._disconnect)
+
+    def teardown(self) -> None:
+        """Disconnect and release everything, for good. When this returns no thread of the library is left."""
+        self._inputs.give("teardown", self._teardown)
+
+    @property
+    def state(self) -> ConnectionState:
+        """The state now. Answers at once, whatever is under way."""
+        return ConnectionState(self._serialized())
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the state is connected. Answers at once."""
+        return self.state is ConnectionState.CONNECTED
+
+    @property
+    def last_error(self) -> ConnectionException | None:
+        """Why the last attempt failed or the connection was lost; None from a success until the next failure."""
+        return self._error
+
+    def wait_until_connected(self, timeout: float | None = None) -> bool:
+        """Wait until the manager is connected.
+
+        On a thread of the library's, so in most receivers, it answers at once: nothing would ever
+        change while it waited there.
+
+        Args:
+            timeout: how long to wait, in seconds; None waits for as long as it takes.
+
+        Returns:
+            Whether it is connected; False at once when it is torn down.
+        """
+        settled = (ConnectionState.CONNECTED, ConnectionState.TORNDOWN)
+        if not self._inputs.must_not_wait():
+            with self._change:
+                self._change.wait_for(lambda: self.state in settled, timeout)
+        return self.is_connected
+
+    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.STATE_CHANGED) -> Callable[[], None]:
+        """Have `receiver` hear one of this manager's signals; it is held strongly, so a lambda will do.
+
+        Args:
+            receiver: called with those of the signal's arguments that it names.
+            signal: which signal.
+
+        Returns:
+            A function that ends the subscription.
+
+        Raises:
+            TypeError: if the receiver cannot be called, or does not tell which arguments it takes.
+        """
+        return signals.subscribe(self, receiver, signal)
+
+    def __enter__(self) -> Self:
+        """Connect."""
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tear down."""
+        self.teardown()
+
+    # -- states -------------------------------------------------------------------------------------------
+
+    machine = MethodicalMachine()
+
+    @machine.state(initial=True, serialized=ConnectionState.READY)
+    def ready(self) -> None:
+        """Nothing has been asked of it yet."""
+
+    @machine.state(serialized=ConnectionState.CONNECTING)
+    def connecting(self) -> None:
+        """An attempt is under way."""
+
+    @machine.state(serialized=ConnectionState.CONNECTED)
+    def connected(self) -> None:
+        """It is up."""
+
+    @machine.state(serialized=ConnectionState.RECOVERING)
+    def recovering(self) -> None:
+        """It is down, and the next attempt waits for its time or for the thing's return."""
+
+    @machine.state(serialized=ConnectionState.DISCONNECTED)
+    def disconnected(self) -> None:
+        """It is down because somebody said so, or because the policy's attempts are used up."""
+
+    @machine.state(serialized=ConnectionState.TORNDOWN)
+    def torndown(self) -> None:
+        """Everything is released, for good."""
+
+    @machine.serializer()
+    def _serialized(self, state: ConnectionState) -> ConnectionState:
+        return state
+
+    # -- inputs (never two at once, so none but an outcome ever comes while connecting) --------------------
+
+    @machine.input()
+    def _connect(self) -> None:
+        """Somebody calls connect()."""
+
+    @machine.input()
+    def _disconnect(self) -> None:
+        """Somebody calls disconnect()."""
+
+    @machine.input()
+    def _teardown(self) -> None:
+        """Somebody calls teardown()."""
+
+    @machine.input()
+    def _alarm(self, error: ConnectionException | None) -> None:
+        """The connection raised the alarm."""
+
+    @machine.input()
+    def _retry(self) -> None:
+        """The wait is over, or the thing is back."""
+
+    @machine.input()
+    def _succeeded(self) -> None:
+        """The attempt returned True."""
+
+    @machine.input()
+    def _failed(self, error: ConnectionException | None) -> None:
+        """The attempt returned False, or raised."""
+
+    @machine.input()
+    def _gave_up(self, error: ConnectionException | None) -> None:
+        """The attempt failed and was the last one allowed, or a KeyboardInterrupt or SystemExit ended it."""
+
+    # -- what they do -------------------------------------------------------------------------------------
+
+    @machine.output()
+    def _start_afresh(self) -> None:
+        self._inputs.stop_waiting()
+        self._keep_up()
+        self._failures = self._attempts = 0
+        self._returned_at = None
+        self._seen = self._look()
+
+    @machine.output()
+    def _attempt(self) -> None:
+        self._attempts += 1
+        error = self._try_connect()
+        if error is None:
+            self._succeeded()
+        elif self._retry_policy.attempts is not None and self._attempts >= self._retry_policy.attempts:
+            self._gave_up(error)
+        else:
+            self._failed(error)
+
+    @machine.output()
+    def _note_success(self) -> None:
+        self._error = None
+        self._connected_at = self._clock.now()
+        self._complaint.forget()
+
+    @machine.output()
+    def _note_failure(self, error: ConnectionException | None) -> None:
+        self._error = error or self._error
+        self._failures += 1
+
+    @machine.output()
+    def _note_loss(self, error: ConnectionException | None) -> None:
+        self._error = error or self._connection.last_error or _unexplained("the connection raised the alarm")
+        held = self._clock.now() - self._connected_at
+        self._failures = 1 if held >= self._retry_policy.reset_after else self._failures + 1
+        self._attempts = 0
+        self._returned_at = None
+        self._seen = self._look()
+
+    @machine.output()
+    def _wait(self) -> None:
+        delay = self._retry_policy.delay(self._failures)
+        look = self._is_back if self._look() is not None else None
+        self._waiting_since = self._clock.now()
+        retry = partial(self._attempt_upon, self._retry)
+        self._inputs.wait_then_run(Wait(retry, self._waiting_since + delay, look, LOOK_EVERY))
+        self._announce_change(self._error)
+        signals.send(
+            self,
+            ConnectionManager.Signals.RETRY_SCHEDULED,
+            attempt=self._failures,
+            delay=delay,
+            error=self._error,
+        )
+
+    @machine.output()
+    def _hang_up(self) -> None:
+        self._inputs.let_go()
+        self._call_safely(self._connection.disconnect)
+
+    @machine.output()
+    def _release(self) -> None:
+        self._inputs.let_go()
+        self._call_safely(self._connection.teardown)
+
+    @machine.output()
+    def _announce(self) -> None:
+        self._announce_change(None)
+
+    @machine.output()
+    def _announce_giving_up(self, error: ConnectionException | None) -> None:
+        self._announce_change(error)
+
+    # -- transitions --------------------------------------------------------------------------------------
+
+    ready.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
+    ready.upon(_disconnect, enter=ready, outputs=[])
+    ready.upon(_teardown, enter=torndown, outputs=[_release, _announce])
+    ready.upon(_alarm, enter=ready, outputs=[])
+
+    connecting.upon(_succeeded, enter=connected, outputs=[_note_success, _announce])
+    connecting.upon(_failed, enter=recovering, outputs=[_note_failure, _wait])
+    connecting.upon(_gave_up, enter=disconnected, outputs=[_note_failure, _hang_up, _announce_giving_up])
+
+    connected.upon(_connect, enter=connected, outputs=[])
+    connected.upon(_disconnect, enter=disconnected, outputs=[_hang_up, _announce])
+    connected.upon(_teardown, enter=torndown, outputs=[_hang_up, _release, _announce])
+    connected.upon(_alarm, enter=recovering, outputs=[_note_loss, _wait])
+
+    recovering.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
+    recovering.upon(_retry, enter=connecting, outputs=[_announce, _attempt])
+    recovering.upon(_disconnect, enter=disconnected, outputs=[_hang_up, _announce])
+    recovering.upon(_teardown, enter=torndown, outputs=[_hang_up, _release, _announce])
+    recovering.upon(_alarm, enter=recovering, outputs=[])
+
+    disconnected.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
+    disconnected.upon(_disconnect, enter=disconnected, outputs=[])
+    disconnected.upon(_teardown, enter=torndown, outputs=[_release, _announce])
+    disconnected.upon(_alarm, enter=disconnected, outputs=[])
+
+    torndown.upon(_disconnect, enter=torndown, outputs=[])
+    torndown.upon(_teardown, enter=torndown, outputs=[])
+    torndown.upon(_alarm, enter=torndown, outputs=[])
+
+    # -- how ----------------------------------------------------------------------------------------------
+
+    def _on_alarm(self, error: ConnectionException | None = None) -> None:
+        """Note an alarm. Runs on the thread that raised it; the change is made on the worker."""
+        self._inputs.post(Alarm("alarm", partial(self._alarm, error), None))
+
+    def _attempt_upon(self, feed: Callable[[], None]) -> None:
+        """Feed an input that leads to an attempt. Whatever breaks it off, the machine isn't left in connecting."""
+        try:
+            feed()
+        finally:
+            if self.state is ConnectionState.CONNECTING:
+                self._gave_up(None)
+
+    def _keep_up(self) -> None:
+        try:
+            self._inputs.keep_up(self)
+        except RuntimeError as no_thread:
+            raise ConnectionException(f"cannot recover: {no_thread}", no_thread) from no_thread
+
+    def _try_connect(self) -> ConnectionException | None:
+        """One attempt: None if it succeeded, otherwise why it didn't."""
+        try:
+            if self._connection.try_connect():
+                return None
+        except Exception as raised:
+            error = raised if isinstance(raised, ConnectionException) else ConnectionException.from_exception(raised)
+            self.logger.log(self._complaint.level(str(error)), "the attempt raised %s", error, exc_info=raised)
+            return error
+        return self._connection.last_error or _unexplained("the attempt failed and gave no reason")
+
+    def _call_safely(self, method: Callable[[], None]) -> None:
+        try:
+            method()
+        except Exception:
+            self.logger.exception("%s raised", signals.name_of(method))
+
+    def _announce_change(self, error: ConnectionException | None) -> None:
+        state, previous, self._told = self.state, self._told, self.state
+        with self._change:
+            self._change.notify_all()
+        self.logger.debug("%s: %s -> %s (%s)", self._connection, previous, state, error)
+        signals.send(
+            self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error
+        )
+
+    def _look(self) -> Hashable | None:
+        try:
+            return self._connection.presence()
+        except Exception as error:
+            self.logger.debug("presence() raised", exc_info=error)
+            return None
+
+    def _is_back(self) -> bool:
+        """Whether to try now: the thing has just come back, or has a little while ago and was not ready yet."""
+        now, seen = self._clock.now(), self._look()
+        if seen != self._seen:
+            self._seen = seen
+            self._returned_at = now if seen else None
+            return bool(seen)
+        back_lately = self._returned_at is not None and now - self._returned_at < TRY_QUICKLY_FOR
+        return back_lately and now - self._waiting_since >= TRY_QUICKLY_EVERY
+
+
+def _unexplained(message: str) -> ConnectionException:
+    return ConnectionException(message, ConnectionError(message))

@@ -5,10 +5,11 @@ your own, up: it tries again for as long as it takes, and tells receivers what h
 """
 
 from logging import NullHandler as _NullHandler
-from logging import getLogger as _get_logger
+from logging import getLogger as _getLogger
 
 from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
 from cnxman.retry import RetryPolicy
+from cnxman.serial import SerialConnection, SerialListener
 
 __version__ = "0.1.0"
 
@@ -18,7 +19,9 @@ __all__ = [
     "ConnectionManager",
     "ConnectionState",
     "RetryPolicy",
+    "SerialConnection",
+    "SerialListener",
 ]
 
 # The library by itself prints nothing: without this, Python would print warnings to stderr.
-_get_logger("cnxman").addHandler(_NullHandler())
+_getLogger("cnxman").addHandler(_NullHandler())

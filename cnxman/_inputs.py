@@ -57,9 +57,7 @@ class Wait:
         look: called on the worker with no lock held, each time `look_every` seconds are over; True ends the wait.
     """
 
-    def __init__(
-        self, run: Callable[[], None], due: float, look: Callable[[], bool] | None, look_every: float
-    ) -> None:
+    def __init__(self, run: Callable[[], None], due: float, look: Callable[[], bool] | None, look_every: float) -> None:
         self.run = run
         self.due = due
         self.look = look
@@ -81,7 +79,7 @@ class Inputs:
         self._running: Input | None = None
         self._runner: threading.Thread | None = None
         self._wanted = False
-        self._worker: LibraryThread | None = None
+        self._worker: Worker | None = None
         self._wait: Wait | None = None
 
     # -- giving inputs ------------------------------------------------------------------------------------

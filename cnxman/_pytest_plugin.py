@@ -1,6 +1,7 @@
-"""The pytest plugin: gives tests the fixture `serial_device`.
+"""The pytest plugin: the fixture `serial_device`.
 
-It is loaded in every run of pytest where cnxman is installed: so it imports the rest only when a test asks for it.
+It is loaded in every run of pytest where cnxman is installed, so it imports nothing more until a test asks
+for it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def serial_device() -> Iterator[SimulatedDevice]:
-    """A simulated device, plugged in; closed after the test. See `cnxman.testing.SimulatedDevice`."""
-    from cnxman.testing import SimulatedDevice  # noqa: PLC0415
+    """Give a `cnxman.testing.SimulatedDevice` that is plugged in, and close it after the test."""
+    from cnxman.testing import SimulatedDevice  # noqa: PLC0415 (not in every run of pytest)
 
     with SimulatedDevice() as device:
         yield device

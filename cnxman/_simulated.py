@@ -1,228 +1,29 @@
-"""What a simulated device is made of: the pseudo-terminal, one direction of the line with its faults, the answering."""
+"""The line of a simulated device: one thread that moves the bytes, and is the only one to hang up."""
 
-import contextlib
-import os
-import random
+import math
 import select
-import shutil
-import struct
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Condition, Thread
 
-try:
-    import fcntl
-    import termios
-    import tty
-except ImportError:  # Windows
-    HAVE_PTYS = False
-else:
-    HAVE_PTYS = hasattr(select, "poll") and hasattr(termios, "TIOCPKT")
+from cnxman._simulated_pty import PortLink, PseudoTerminal, Waker
+from cnxman._simulated_streams import Pace, Stream
 
-CHUNK = 4096  # bytes moved in one step
-BITS_PER_BYTE = 10  # start bit, eight data bits, stop bit
-
-# What a read from the master of a pty in packet mode begins with (tty_ioctl(4)).
-_PACKET_DATA = 0
-_PACKET_FLUSHREAD = 1
+LOOK = 0.01  # seconds between looks whether someone has opened the port: nothing tells
+SETTLE = 0.1  # seconds that a host has, which opens the port, to discard old input: pyserial does it in 1 ms
+DRAIN_LOOK = 0.002  # seconds between looks whether the host has read everything: nothing tells that either
 
 
-class PseudoTerminal:
-    """One plugging-in of the device: a pty in raw mode, of which the device keeps the master and never the slave.
+class Message:
+    """Some bytes on their way to the host."""
 
-    While a descriptor of the slave is open here, a host's close would not be seen: it is opened for moments only. The
-    pty is in packet mode, which tells when the host discards its old input.
-    """
-
-    def __init__(self) -> None:
-        self.master, slave = os.openpty()
-        try:
-            self.path = os.ttyname(slave)
-            tty.setraw(slave, termios.TCSANOW)
-            fcntl.ioctl(self.master, termios.TIOCPKT, struct.pack("i", 1))
-            os.set_blocking(self.master, False)
-        except BaseException:
-            os.close(self.master)
-            raise
-        finally:
-            os.close(slave)  # also the hang-up that says from now on that nobody has the port open
-
-    def state(self) -> int:
-        """Return what `poll` says about the master now: POLLHUP stands for as long as nobody has the port open."""
-        poll = select.poll()
-        poll.register(self.master, select.POLLIN | select.POLLPRI)
-        events = poll.poll(0)
-        return events[0][1] if events else 0
-
-    def read(self, limit: int) -> tuple[bytes, bool]:
-        """Return what the host wrote, at most `limit` bytes, and whether it discarded its input; never waits."""
-        try:
-            packet = os.read(self.master, limit + 1)
-        except BlockingIOError:
-            return b"", False
-        except OSError:  # EIO: nobody has the port open, and all that was written has been read
-            return b"", False
-        if packet[0] == _PACKET_DATA:
-            return packet[1:], False
-        return b"", bool(packet[0] & _PACKET_FLUSHREAD)
-
-    def write(self, data: bytes) -> int:
-        """Put on the line what there is room for, and return how many bytes that was; never waits."""
-        try:
-            return os.write(self.master, data)
-        except BlockingIOError:
-            return 0
-
-    def is_drained(self) -> bool:
-        """Tell whether the host has read all that was put on the line.
-
-        Only the slave's side knows. `poll` there, unlike FIONREAD, counts also what the kernel is still carrying over.
-        """
-        slave = os.open(self.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-        try:
-            poll = select.poll()
-            poll.register(slave, select.POLLIN)
-            return not poll.poll(0)
-        finally:
-            os.close(slave)
-
-    def close(self) -> None:
-        """Hang up: whoever has the port open finds the line lost."""
-        os.close(self.master)
-
-
-class Socket:
-    """The place the device is plugged into: a link, always the same, to the pty of the moment."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="cnxman-")
-        self.path = os.path.join(self._folder, "tty")
-
-    def show(self, target: str) -> None:
-        """Let the port's path lead to `target`, at once and whole: nobody finds half a link."""
-        new = self.path + ".new"
-        os.symlink(target, new)
-        os.replace(new, self.path)
-
-    def hide(self) -> None:
-        """Take the port's path away."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
-    def remove(self) -> None:
-        """Remove the folder that the link was in."""
-        shutil.rmtree(self._folder)
-
-
-Direction = Literal["sent", "received"]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Something that happens when the stream comes to byte number `at`."""
-
-    at: int
-    kind: Literal["stall", "delay", "cut"]
-    seconds: float = 0.0
-
-
-class Stream:
-    """The bytes of one direction: counted, and hurt where a fault was ordered.
-
-    The same seed, faults and bytes give the same outcome, however the bytes are cut into chunks.
-    """
-
-    def __init__(self, seed: int | str) -> None:
-        self.position = 0
-        self.held_until = 0.0
-        self._random = random.Random(seed)  # noqa: S311 (to be repeated is what it is for)
-        self._marks: list[Mark] = []
-        self._dropped: list[range] = []
-        self._corrupted: list[range] = []
-        self._drop_share = 0.0
-        self._corrupt_share = 0.0
-
-    def mark(self, mark: Mark) -> None:
-        """Order something for the time when the stream comes to a byte."""
-        self._marks.append(mark)
-        self._marks.sort(key=lambda mark: mark.at)
-
-    def drop(self, at: int, count: int) -> None:
-        """Order the loss of `count` bytes."""
-        self._dropped.append(range(self.position + at, self.position + at + count))
-
-    def corrupt(self, at: int, count: int) -> None:
-        """Order that each of `count` bytes has one bit wrong."""
-        self._corrupted.append(range(self.position + at, self.position + at + count))
-
-    def noise(self, drop: float, corrupt: float) -> None:
-        """Order that a share of the bytes is lost, and a share has one bit wrong."""
-        self._drop_share, self._corrupt_share = drop, corrupt
-
-    def due(self) -> Mark | None:
-        """Return the mark that the stream has come to, if any; `done` takes it away."""
-        return self._marks[0] if self._marks and self._marks[0].at <= self.position else None
-
-    def done(self) -> None:
-        """Forget the mark that was due."""
-        del self._marks[0]
-
-    def room(self, now: float) -> int:
-        """Return how many bytes may go through before something else is due."""
-        if now < self.held_until:
-            return 0
-        return min(CHUNK, self._marks[0].at - self.position) if self._marks else CHUNK
-
-    def carry(self, data: bytes) -> bytes:
-        """Return what becomes of `data` on its way."""
-        here = range(self.position, self.position + len(data))
-        self.position = here.stop
-        for faults in (self._dropped, self._corrupted):
-            faults[:] = [fault for fault in faults if fault.stop > here.start]
-        if not (self._dropped or self._corrupted or self._drop_share or self._corrupt_share):
-            return data
-        return bytes(self._hurt(at, byte) for at, byte in zip(here, data, strict=True) if not self._loses(at))
-
-    def _loses(self, at: int) -> bool:
-        lost = self._drop_share > 0 and self._random.random() < self._drop_share
-        return lost or any(at in fault for fault in self._dropped)
-
-    def _hurt(self, at: int, byte: int) -> int:
-        hurt = self._corrupt_share > 0 and self._random.random() < self._corrupt_share
-        if hurt or any(at in fault for fault in self._corrupted):
-            return byte ^ (1 << self._random.randrange(8))
-        return byte
-
-
-class Pace:
-    """How many bytes may have left at a baud rate: each only when its ten bits would have been sent."""
-
-    def __init__(self, baudrate: int | None) -> None:
-        self.seconds_per_byte = BITS_PER_BYTE / baudrate if baudrate else 0.0
-        self._sent_until = 0.0
-
-    def restart(self, now: float) -> None:
-        """Begin anew: the line was idle until now, and no time that passed is made good."""
-        self._sent_until = max(self._sent_until, now)
-
-    def allowance(self, now: float) -> int:
-        """Return how many bytes may leave now."""
-        return int((now - self._sent_until) / self.seconds_per_byte) if self.seconds_per_byte else CHUNK
-
-    def spend(self, count: int) -> None:
-        """Note that `count` bytes have left."""
-        self._sent_until += count * self.seconds_per_byte
-
-
-class Outgoing:
-    """One message on its way to the host."""
-
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, is_reply: bool = False) -> None:
         self.data = data
+        self.is_reply = is_reply
         self.taken = 0
-        self.wire = b""  # what has been through the faults, and has not been put on the line yet
-        self.lost = False
+        self.wire = b""  # what has gone through the faults, and isn't on the line yet
+        self.is_lost = False
 
     @property
     def is_sent(self) -> bool:
@@ -235,89 +36,240 @@ class Outgoing:
         return self.taken - len(self.wire)
 
 
-Answer = Callable[[bytes], bytes | None]
+class SimulatedLine:
+    """A pty, when plugged in, and what goes over it.
 
+    All attributes are guarded by `changed`, which is notified whenever there may be news. Only the line's own
+    thread reads, writes and closes the master: while one thread waits for a descriptor, closing it in another
+    hangs nothing up.
 
-class Requests:
-    """Finds the requests in what the host writes, however it comes in chunks."""
+    Args:
+        outgoing: what happens to the bytes to the host.
+        incoming: what happens to the bytes from the host.
+        pace: how fast bytes go to the host.
 
-    def __init__(self, answers: Mapping[bytes, bytes] | Answer, terminator: bytes) -> None:
-        self._answer: Answer
-        if callable(answers):
-            self._ends: tuple[bytes, ...] = (terminator,)
-            self._answer = answers
-            self._whole = True  # a request is all up to the terminator
-        else:
-            self._ends = tuple(answers)
-            self._answer = dict(answers).get
-            self._whole = False  # a request is one of the table's, wherever it stands
-            _check_table(self._ends)
-        self._longest = max(map(len, self._ends), default=1)
-        self._buffer = bytearray()
+    """
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the requests that are complete with `data`."""
-        self._buffer += data
-        requests = []
-        while (found := self._first()) is not None:
-            requests.append(found)
-        if not self._whole:
-            del self._buffer[: -self._longest]
-        return requests
+    hear: Callable[[bytes, int], None] | None = None
+    """Told what the host wrote, and in which session, with `changed` held."""
 
-    def answer(self, request: bytes) -> bytes | None:
-        """Return the reply to `request`, or None where there is none."""
-        return self._answer(request)
+    def __init__(self, outgoing: Stream, incoming: Stream, pace: Pace) -> None:
+        self.changed = Condition()
+        self.outgoing = outgoing
+        self.incoming = incoming
+        self.link = PortLink()
+        self.pty: PseudoTerminal | None = None
+        self.received = bytearray()
+        self.is_settled = False  # a host has the port open, and had its chance to discard old input
+        self.session = 0  # counts the openings and closings of the port
+        self.queue: deque[Message] = deque()
+        self._pace = pace
+        self._opened_at: float | None = None
+        self._settled_at = 0.0
+        self._stalled_until = 0.0
+        self._is_pulled = False
+        self.is_closed = False
+        self._waker = Waker()
+        self.thread = Thread(target=self._run, name=f"cnxman device {self.link.path}", daemon=True)
 
-    def forget(self) -> None:
-        """Forget the beginning of a request: its line was lost."""
-        self._buffer.clear()
+    # What other threads ask for; `changed` is held.
 
-    def _first(self) -> bytes | None:
-        found = [(at + len(end), -len(end), end) for end in self._ends if (at := self._buffer.find(end)) >= 0]
-        if not found:
-            return None
-        stop, _, end = min(found)  # the one that is complete first; of two, the longer
-        request = bytes(self._buffer[:stop]) if self._whole else end
-        del self._buffer[:stop]
-        return request
+    @property
+    def is_plugged(self) -> bool:
+        """Whether the device is plugged in, and isn't being pulled out."""
+        return self.pty is not None and not self._is_pulled
 
+    def check_not_closed(self) -> None:
+        """Raise a RuntimeError if the device has been closed: its descriptors may be somebody else's."""
+        if self.is_closed:
+            raise RuntimeError("the simulated device has been closed")
 
-def _check_table(requests: tuple[bytes, ...]) -> None:
-    for request in requests:
-        if not request:
-            raise ValueError("a request of no bytes can't be answered")
-        for other in requests:
-            if request in other[:-1]:
-                raise ValueError(
-                    f"{other!r} would never be answered: {request!r} within it is answered first"
-                )
+    def is_there(self) -> bool:
+        """Tell whether a host has the port open at this moment."""
+        return self.pty is not None and not self.pty.state() & select.POLLHUP
 
+    def plug(self) -> None:
+        """Plug the device in, which isn't."""
+        pty = PseudoTerminal()
+        self.link.show(pty.path)
+        self.pty = pty
+        self._waker.wake()
 
-class Waker:
-    """Ends a wait in `poll` from another thread."""
-
-    def __init__(self) -> None:
-        self._out, self._in = os.pipe()
-        os.set_blocking(self._in, False)
-        os.set_blocking(self._out, False)
-
-    def wake(self) -> None:
-        """End the wait that is under way, or else the next one."""
-        with contextlib.suppress(BlockingIOError):  # full of wakings: one is enough
-            os.write(self._in, b"!")
-
-    def wait(self, timeout: float | None, master: int | None = None, events: int = 0) -> None:
-        """Wait until woken, for `timeout` seconds at most, or until the master has one of the events, or hangs up."""
-        poll = select.poll()
-        poll.register(self._out, select.POLLIN)
-        if master is not None:
-            poll.register(master, events)
-        poll.poll(None if timeout is None else max(0.0, timeout) * 1000 + 0.5)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._out, CHUNK)
+    def pull(self) -> None:
+        """Let the thread pull the device out: `pty` is None when that is done."""
+        self.link.hide()
+        self._is_pulled = True
+        self._waker.wake()
 
     def close(self) -> None:
-        """Give back the descriptors."""
-        os.close(self._in)
-        os.close(self._out)
+        """Let the thread pull the device out for good, and end."""
+        self.link.hide()
+        self.is_closed = True
+        self._waker.wake()
+        self.changed.notify_all()
+
+    def release(self) -> None:
+        """Give back what is left when the thread has ended."""
+        self._waker.close()
+        self.link.remove()
+
+    def stall(self, until: float) -> None:
+        """Neither read nor send until then, by the monotonic clock."""
+        self._stalled_until = until
+        self._waker.wake()
+
+    def send(self, message: Message) -> None:
+        """Put a message in line."""
+        if not self.queue:
+            self._pace.idle(time.monotonic())
+        self.queue.append(message)
+        self._waker.wake()
+
+    def wake(self) -> None:
+        """Let the thread see what was ordered of the streams."""
+        self._waker.wake()
+
+    # What the thread does
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self.changed:
+                    if self._is_pulled:
+                        self._hang_up()
+                    if self.is_closed:
+                        return
+                    wait = self._step(time.monotonic())
+                if self._waker.wait(*wait):
+                    with self.changed:
+                        self._note_presence(False, 0.0)
+        finally:
+            with self.changed:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._is_pulled = False
+        if self.pty is None:
+            return
+        self.link.hide()
+        self.pty.close()
+        self.pty = None
+        self._note_presence(False, 0.0)
+        self._lose(list(self.queue))
+
+    def _lose(self, messages: list[Message]) -> None:
+        for message in messages:
+            message.is_lost = True
+            self.queue.remove(message)
+        self.changed.notify_all()
+
+    def _note_presence(self, is_there: bool, now: float) -> None:
+        if not is_there:
+            if self._opened_at is not None:
+                self._opened_at = None
+                self.is_settled = False
+                self.session += 1
+                self._lose([message for message in self.queue if message.is_reply])
+        elif self._opened_at is None:
+            self._opened_at = now
+            self.session += 1
+        elif now >= self._opened_at + SETTLE:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._opened_at is not None and not self.is_settled:
+            self.is_settled = True
+            self._settled_at = time.monotonic()
+            self.changed.notify_all()
+
+    def _step(self, now: float) -> tuple[float | None, int | None, int]:
+        """Move what can be moved; return for how long to wait at most, and for which events of which master."""
+        pty = self.pty
+        if pty is None:
+            return None, None, 0
+        state = pty.state()
+        self._note_presence(not state & select.POLLHUP, now)
+        incoming, events_in = self._take_in(pty, state, now)
+        outgoing, events_out = self._give_out(now)
+        if self.pty is not pty:  # a cut was due
+            return None, None, 0
+        if now < self._stalled_until:
+            incoming = outgoing = self._stalled_until - now
+            events_in = events_out = 0
+        wait = min(incoming, outgoing)
+        if self._opened_at is None:
+            # The hang-up stands until somebody opens the port, and would end a wait for the master at once.
+            has_more = state & events_in & select.POLLIN
+            return (0.0 if has_more else min(wait, LOOK)), None, 0
+        if not self.is_settled:
+            wait = min(wait, max(0.0, self._opened_at + SETTLE - now))
+        return (None if wait == math.inf else wait), pty.master, events_in | events_out
+
+    def _take_in(self, pty: PseudoTerminal, state: int, now: float) -> tuple[float, int]:
+        """Read what there is; return how long to wait at most, and for which events."""
+        has_data = bool(state & select.POLLIN) and not state & select.POLLPRI
+        self._meet_marks(self.incoming, has_data, now)
+        if self.pty is None or now < self._stalled_until:
+            return math.inf, 0
+        if now < self.incoming.held_until:
+            return self.incoming.held_until - now, 0
+        if state & select.POLLIN:
+            data, discarded = pty.read(self.incoming.room())
+            if data or discarded:
+                self._settle()
+            self._receive(self.incoming.carry(data))
+            self._meet_marks(self.incoming, False, now)  # a cut after these bytes is due with them
+        return math.inf, select.POLLIN
+
+    def _receive(self, data: bytes) -> None:
+        if data:
+            self.received += data
+            self.changed.notify_all()
+            if self.hear is not None:
+                self.hear(data, self.session)
+
+    def _give_out(self, now: float) -> tuple[float, int]:
+        """Send what there is; return how long to wait at most, and for which events."""
+        message = self.queue[0] if self.queue and self.is_settled else None
+        if message is None or not message.wire:
+            wait = self._meet_marks(self.outgoing, message is not None, now)
+            if wait > 0:
+                return wait, 0
+        if message is None or self.pty is None or now < self._stalled_until:
+            return math.inf, 0
+        if message.wire:
+            self._pace.idle(now)  # there was no room: that time isn't made good
+        else:
+            self._pace.idle(max(self._settled_at, self._stalled_until, self.outgoing.held_until))
+            if now < self.outgoing.held_until:
+                return self.outgoing.held_until - now, 0
+            room = min(self.outgoing.room(), self._pace.allowance(now))
+            if room <= 0:
+                return self._pace.seconds_per_byte, 0
+            chunk = message.data[message.taken : message.taken + room]
+            message.taken += len(chunk)
+            message.wire = self.outgoing.carry(chunk)
+            self._pace.spend(len(chunk))
+        message.wire = message.wire[self.pty.write(message.wire) :]
+        if message.wire:
+            return math.inf, select.POLLOUT
+        if message.is_sent:
+            self.queue.popleft()
+            self.changed.notify_all()
+        return 0.0, 0  # look again at once: for more to send, or for a mark after these bytes
+
+    def _meet_marks(self, stream: Stream, has_data: bool, now: float) -> float:
+        """Let happen what is due; return the seconds to wait for what has to wait, else 0."""
+        while self.pty is not None and (mark := stream.due()) is not None:
+            if mark.event == "delay":
+                if not has_data:
+                    break  # the delay begins when there is something to hold up
+                stream.held_until = now + mark.seconds
+            elif mark.event == "stall":
+                self._stalled_until = now + mark.seconds
+            elif stream is self.outgoing and self._opened_at is not None and not self.pty.is_drained():
+                return DRAIN_LOOK  # a cut loses nothing of what was to come through before it
+            else:
+                self._hang_up()
+            stream.pass_mark()
+        return 0.0

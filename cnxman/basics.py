@@ -308,7 +308,7 @@ class ConnectionManager:
 
     # -- states -------------------------------------------------------------------------------------------
 
-    machine = MethodicalMachine()
+    machine = MethodicalMachine()  # type: ignore[no-untyped-call]
 
     @machine.state(initial=True, serialized=ConnectionState.READY)
     def ready(self) -> None:
@@ -520,9 +520,7 @@ class ConnectionManager:
         with self._change:
             self._change.notify_all()
         self.logger.debug("%s: %s -> %s (%s)", self._connection, previous, state, error)
-        signals.send(
-            self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error
-        )
+        signals.send(self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error)
 
     def _look(self) -> Hashable | None:
         try:
@@ -536,8 +534,8 @@ class ConnectionManager:
         now, seen = self._clock.now(), self._look()
         if seen != self._seen:
             self._seen = seen
-            self._returned_at = now if seen else None
-            return bool(seen)
+            self._returned_at = now if seen else None  # type: ignore[truthy-bool]  # False says: absent
+            return self._returned_at is not None
         back_lately = self._returned_at is not None and now - self._returned_at < TRY_QUICKLY_FOR
         return back_lately and now - self._waiting_since >= TRY_QUICKLY_EVERY
 

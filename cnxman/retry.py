@@ -44,9 +44,7 @@ class RetryPolicy:
         if self.factor < 1:
             raise ValueError(f"factor must be 1 or more, not {self.factor!r}")
         if self.maximum < self.initial:
-            raise ValueError(
-                f"maximum must be at least initial ({self.initial!r} seconds), not {self.maximum!r}"
-            )
+            raise ValueError(f"maximum must be at least initial ({self.initial!r} seconds), not {self.maximum!r}")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter must be from 0 to 1, not {self.jitter!r}")
         if self.reset_after < 0:

@@ -71,21 +71,20 @@ def send(sender: object, signal: Hashable, **named: object) -> None:
 
 
 class Delivery:
-    """Tells receivers of one sender, knows which one is running, and can be called off between two of them."""
+    """Tells receivers, knows which one is running, and can be called off between two of them."""
 
-    def __init__(self, sender: object) -> None:
-        self._sender = sender
+    def __init__(self) -> None:
         self.called_off = False
         self.receiver: Receiver | None = None
         """The receiver that runs now; None between deliveries."""
 
-    def send(self, signal: Hashable, **named: object) -> None:
-        """Tell every receiver of `signal`, on this thread (one of the library's)."""
-        for receiver in hearing(self._sender, signal):
+    def send(self, sender: object, signal: Hashable, **named: object) -> None:
+        """Tell every receiver of `signal` from `sender`, on this thread (one of the library's)."""
+        for receiver in hearing(sender, signal):
             if self.called_off:
                 break
             self.receiver = receiver
-            tell(receiver, self._sender, signal, **named)
+            tell(receiver, sender, signal, **named)
         self.receiver = None
 
 

@@ -1,0 +1,133 @@
+"""What went wrong with a port, in words that a person can use.
+
+The kind of a failure is found by its error number, wherever in the exception's chain that stands; never by matching
+text. (What pyserial and the kernel raise when was measured: see the table of failures in the documentation.)
+"""
+
+import errno
+import os
+import stat
+
+from cnxman import ports
+from cnxman.basics import ConnectionException, find_errno
+
+try:
+    import termios
+except ImportError:  # not a POSIX system
+    PORT_ERRORS: tuple[type[Exception], ...] = (OSError,)
+else:
+    PORT_ERRORS = (OSError, termios.error)
+"""What pyserial's methods raise when a port is lost; its own SerialException is an OSError."""
+
+IN_USE = {errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK}
+
+_GONE = {
+    errno.EIO: "the device is gone; was it unplugged?",
+    errno.ENXIO: "the device is gone; was it unplugged?",
+    errno.ENODEV: "the device is gone; was it unplugged?",
+    errno.ENOENT: "the device is gone; was it unplugged?",
+    errno.EBADF: "its port was closed by another part of this program",
+    errno.ECONNRESET: "the other end closed the connection",
+    errno.EPIPE: "the other end closed the connection",
+    errno.ETIMEDOUT: "nothing came from it for too long",
+}
+
+_NOT_OPENED = {
+    errno.ENOENT: "there is no such port (yet); is it plugged in?",
+    errno.ENODEV: "the device is not there; is it plugged in?",
+    errno.ENXIO: "the device is not there; is it plugged in?",
+    errno.EIO: "the device went away while the port was opened",
+    errno.ENOTTY: "this is no serial port",
+    errno.EINVAL: "this is no serial port, or one that cannot be set up so",
+    errno.EISDIR: "this is a folder, no serial port",
+    errno.ECONNREFUSED: "nobody listens there",
+    errno.EHOSTUNREACH: "the host cannot be reached",
+    errno.ENETUNREACH: "the host cannot be reached",
+    errno.ETIMEDOUT: "the host does not answer",
+    errno.EMFILE: "this process has too many files open",
+    errno.ENFILE: "this system has too many files open",
+}
+
+
+class FarEndClosed(ConnectionResetError):
+    """The other end of a network port hung up."""
+
+
+class HungUp(OSError):
+    """The tty reports a hang-up: on a USB adapter, that it was pulled out."""
+
+
+class SomebodyElseReads(OSError):
+    """The port says that there is something to read, and then there is nothing."""
+
+
+class Silent(TimeoutError):
+    """The line was open but nothing came."""
+
+
+def lost(port: str, error: Exception) -> ConnectionException:
+    """Why a line that was up is no more."""
+    if isinstance(error, ConnectionException):
+        return error
+    if isinstance(error, SomebodyElseReads):
+        words = "it was ready to be read but gave no data; was it unplugged, or does another program read from it?"
+    elif isinstance(error, Silent):
+        words = str(error)
+    elif isinstance(error, (TypeError, ValueError, AttributeError)):
+        words = _GONE[errno.EBADF]  # what pyserial's methods stumble over when their port was closed under them
+    else:
+        words = _GONE.get(find_errno(error) or 0) or f"the device is gone, or cannot be read ({_text(error)})"
+    return ConnectionException(f"{port} was lost: {words}", error)
+
+
+def not_opened(port: str, error: Exception) -> ConnectionException:
+    """Why a port could not be opened, with a hint what to do."""
+    if isinstance(error, ConnectionException):
+        return error
+    number = find_errno(error)
+    if number in (errno.EACCES, errno.EPERM):
+        words = _forbidden(port)
+    elif number in IN_USE:
+        words = _in_use(port)
+    else:
+        known = {} if ports.scheme_of(port) == "usb" else _NOT_OPENED  # find_usb's own words say more
+        words = known.get(number or 0) or _text(error)
+    return ConnectionException(f"cannot open {port}: {words}", error)
+
+
+def not_written(port: str, written: int, size: int, error: Exception) -> ConnectionException:
+    """Why a message did not go out, or only in part."""
+    reason = _GONE.get(find_errno(error) or 0) if not isinstance(error, TimeoutError) else None
+    return ConnectionException(f"{written} of {size} bytes were written to {port}: {reason or _text(error)}", error)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _forbidden(port: str) -> str:
+    try:
+        node = os.stat(port)
+    except (OSError, ValueError):
+        return "permission denied"
+    group = _group_name(node.st_gid)
+    if not node.st_mode & stat.S_IWGRP:
+        return f"permission denied: only its owner may (mode {stat.filemode(node.st_mode)}); udev may still be at work"
+    return (
+        f"permission denied: it belongs to the group {group};"
+        f" `sudo usermod -a -G {group} $USER`, then log out and in again"
+    )
+
+
+def _group_name(number: int) -> str:
+    try:
+        import grp  # noqa: PLC0415 (POSIX only)
+
+        return grp.getgrgid(number).gr_name
+    except (ImportError, KeyError):
+        return str(number)
+
+
+def _in_use(port: str) -> str:
+    held_by = ", ".join(str(holder) for holder in ports.holders(port))
+    return f"it is in use by {held_by}" if held_by else "it is in use by another program"

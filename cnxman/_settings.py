@@ -1,0 +1,111 @@
+"""A serial port's settings: checked before anything is opened, and applied to an open port."""
+
+import math
+from typing import Any, TypedDict
+
+import serial
+from serial.rs485 import RS485Settings
+
+
+class Settings(TypedDict, total=False):
+    """pyserial's settings, under pyserial's names. Times are in seconds."""
+
+    baudrate: int
+    bytesize: int
+    parity: str
+    stopbits: float
+    timeout: float | None
+    xonxoff: bool
+    rtscts: bool
+    dsrdtr: bool
+    inter_byte_timeout: float | None
+    write_timeout: float | None
+
+
+def check(settings: Settings) -> None:
+    """Have pyserial check settings, without opening anything.
+
+    Raises:
+        ValueError: for a value that pyserial refuses.
+        TypeError: for a name that is none of `Settings`.
+    """
+    for name in settings:
+        if name not in Settings.__annotations__:
+            raise TypeError(f"{name!r} is no setting; there are {', '.join(Settings.__annotations__)}")
+    for name, value in settings.items():
+        try:
+            setattr(serial.Serial(None), name, value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name} must be {_allowed(name)}, not {value!r}") from error
+    if not settings.get("baudrate", 1):
+        raise ValueError("baudrate must be a whole number above 0, not 0 (which would hang up)")
+
+
+def _allowed(name: str) -> str:
+    if name == "baudrate":
+        return "a whole number above 0"
+    choices: tuple[object, ...] | None = getattr(serial.Serial, f"{name.upper().removesuffix('S')}S", None) or getattr(
+        serial.Serial,
+        {"parity": "PARITIES", "bytesize": "BYTESIZES", "stopbits": "STOPBITS"}.get(name, ""),
+        None,
+    )
+    if choices:
+        return "one of " + ", ".join(repr(choice) for choice in choices)
+    return "a number of seconds, 0 or more, or None"
+
+
+def apply(port: serial.Serial, settings: Settings) -> None:
+    """Change an open port's settings."""
+    for name, value in settings.items():
+        if getattr(port, name) != value:
+            setattr(port, name, value)
+
+
+def make_port(
+    url: str,
+    settings: Settings,
+    exclusive: bool | None,
+    lines: dict[str, bool | None],
+    rs485: RS485Settings | None,
+) -> serial.Serial:
+    """A port of pyserial's with these settings, not yet open.
+
+    Args:
+        url: whatever `serial.serial_for_url` takes.
+        settings: checked before.
+        exclusive: pyserial's `exclusive`.
+        lines: `dtr` and `rts`, each None to leave it to the driver.
+        rs485: pyserial's `rs485_mode`.
+    """
+    given: dict[str, Any] = dict(settings)
+    port = serial.serial_for_url(url, do_not_open=True, exclusive=exclusive or None, **given)
+    for name, value in lines.items():
+        if value is not None:
+            setattr(port, name, value)
+    if rs485 is not None:
+        port.rs485_mode = rs485
+    return port
+
+
+def check_line(name: str, value: object) -> None:
+    """Refuse what is no level of a modem line."""
+    if value not in (None, True, False):
+        raise TypeError(f"{name} must be True, False, or None to leave it to the driver, not {value!r}")
+
+
+def check_seconds(name: str, value: float | None) -> None:
+    """Refuse what is no time-out: None, or seconds above 0."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be above 0 seconds, or None, not {value!r}")
+
+
+def check_size(name: str, value: int) -> None:
+    """Refuse what is no size: bytes, 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 byte or more, not {value!r}")

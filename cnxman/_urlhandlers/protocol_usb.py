@@ -1,0 +1,31 @@
+"""`usb://VID:PID[/SERIAL][?location=...]`: the adapter itself, whatever its node is called today.
+
+This module follows pyserial's convention for URL handlers: its name, and `serial_class_for_url`.
+"""
+
+import serial
+
+from cnxman import ports
+
+
+class Serial(serial.Serial):
+    """pyserial's own port, which looks for its adapter anew at each opening."""
+
+    def open(self) -> None:
+        """Find the adapter, and open it under the name it has now.
+
+        Raises:
+            serial.SerialException: if it is not there, if several adapters match, or as `serial.Serial.open`.
+        """
+        self.portstr = ports.find_usb(str(self.port))
+        super().open()
+
+
+def serial_class_for_url(url: str) -> tuple[str, type[Serial]]:
+    """What `serial.serial_for_url` asks a handler: the port to set, and the class to use.
+
+    Raises:
+        ValueError: if the URL is malformed.
+    """
+    ports.parse_usb(url)
+    return url, Serial

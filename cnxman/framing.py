@@ -1,0 +1,311 @@
+r"""Bytes in, frames out.
+
+A device sends lines, packets or telegrams; a serial line hands over whatever bytes have come so far: half of
+one, or two and a half. A *framer* puts them together again. It knows nothing of ports, threads or signals:
+
+>>> framer = Lines()
+>>> framer.feed(b"21.5 C\r\n21.")
+[b'21.5 C']
+>>> framer.feed(b"7 C\r\n")
+[b'21.7 C']
+
+There is nothing else to learn: `feed` takes the bytes that came and gives the frames that they complete, in
+order; `reset` forgets what was begun. Call `reset` whenever the line was opened anew, so that half a frame
+from before an outage is never glued to one from after.
+
+`Lines` cuts after separators, `FixedLength` by count, `Markers` between a start and an end, `LengthPrefixed`
+by the length that each frame tells. Anything else that has the two methods is a `Framer` as well.
+
+**Frames that are too long.** A device gone mad, or a wrong baud rate, sends bytes without a boundary. So no
+frame grows beyond `limit` bytes: a longer one is given up, and what comes is skipped up to the next boundary.
+This never raises, for that would lose the good frames beside it. It is told in two ways: the attribute
+`skipped` counts the frames that were given up, and the logger ``cnxman.framing`` has a line for each, with
+the first bytes; the first since the last `reset` is a warning, further ones are at debug.
+
+>>> framer = Lines(limit=8)
+>>> framer.feed(b"short\nmuch too long\nshort\n")
+[b'short', b'short']
+>>> framer.skipped
+1
+
+A framer holds `limit` bytes and a few more between two calls; its work grows with the bytes, however they are
+cut. Frames do not depend on how the bytes were cut, either. A framer serves one line, and one thread at a
+time.
+"""
+
+from typing import Literal, Protocol, runtime_checkable
+
+from cnxman._framing import Counted, Marked, any_of, check_cuts, checked_bytes, checked_count, checked_marker
+
+__all__ = ["DEFAULT_LIMIT", "FixedLength", "Framer", "LengthPrefixed", "Lines", "Markers"]
+
+DEFAULT_LIMIT = 65536
+"""The longest frame let through unless told otherwise, in bytes."""
+
+_CR, _LF = b"\r", b"\n"
+
+
+@runtime_checkable
+class Framer(Protocol):
+    """What cuts bytes into frames: anything with these two methods will do.
+
+    >>> class Dots:
+    ...     def __init__(self) -> None:
+    ...         self.rest = b""
+    ...
+    ...     def feed(self, data: bytes) -> list[bytes]:
+    ...         *frames, self.rest = (self.rest + data).split(b".")
+    ...         return frames
+    ...
+    ...     def reset(self) -> None:
+    ...         self.rest = b""
+    >>> isinstance(Dots(), Framer)
+    True
+    """
+
+    def feed(self, data: bytes, /) -> list[bytes]:
+        """Take the bytes that came; give the frames that they complete, oldest first."""
+        ...
+
+    def reset(self) -> None:
+        """Begin anew: forget a frame that was begun."""
+        ...
+
+
+class Lines(Marked):
+    r"""Lines: frames that end with a separator.
+
+    An empty line is a frame, b"". A line is given as soon as the last byte of its separator has come.
+
+    >>> Lines().feed(b"one\ntwo\r\n\nthree")
+    [b'one', b'two', b'']
+    >>> Lines(b"\r").feed(b"one\rtwo\r")
+    [b'one', b'two']
+    >>> Lines((b"OK\r\n", b"ERROR\r\n"), keep=True).feed(b"+CSQ: 17,0\r\nOK\r\nERROR\r\n")
+    [b'+CSQ: 17,0\r\nOK\r\n', b'ERROR\r\n']
+
+    Args:
+        separator: What ends a line, or a tuple of all that may. With b"\n", a b"\r" just before it belongs to
+            it. With both b"\r" and b"\n", each ends a line, and b"\r\n" counts as one end.
+        keep: Whether lines come with their separators. (With both b"\r" and b"\n", a line that ends with
+            b"\r\n" comes with the b"\r" only: it is given before the b"\n" is there.)
+        limit: The longest line let through, in bytes, its separator not counted.
+
+    Raises:
+        TypeError: For a separator that isn't bytes, or a limit that isn't an int.
+        ValueError: For an empty separator, one that could never be found because another one in it comes
+            first, or a limit under 1.
+    """
+
+    def __init__(
+        self, separator: bytes | tuple[bytes, ...] = _LF, *, keep: bool = False, limit: int = DEFAULT_LIMIT
+    ) -> None:
+        separators = separator if isinstance(separator, tuple) else (separator,)
+        if not separators:
+            raise ValueError("separator: () is empty, at least one is needed")
+        ends = {checked_marker("separator", each) for each in separators}
+        self._pair = ends >= {_CR, _LF}
+        if _LF in ends and not self._pair:
+            ends.add(_CR + _LF)
+        check_cuts("separator", ends)
+        super().__init__(any_of(ends), max(map(len, ends)), limit)
+        self._keep = keep
+        self._after_cr = False
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Take the bytes that came; give the lines that they complete, oldest first."""
+        lines = []
+        for content, end in self._pieces(data):
+            belongs = self._after_cr and content == b"" and end == _LF
+            self._after_cr = self._pair and end == _CR
+            if content is not None and not belongs:
+                lines.append(content + end if self._keep else content)
+        return lines
+
+    def reset(self) -> None:
+        """Begin anew: forget a line that was begun. For each time the line is opened."""
+        super().reset()
+        self._after_cr = False
+
+
+class Markers(Marked):
+    r"""Frames between a start and an end marker; noise between an end and the next start is left out, untold.
+
+    >>> Markers(b"\x02", b"\x03").feed(b"noise\x02one\x03noise\x02\x03")
+    [b'one', b'']
+
+    A start within a frame begins it anew, because the end of the one before must have been lost. The half
+    that was there is given up, and told as if it were too long:
+
+    >>> framer = Markers(b"$", b"\r\n")
+    >>> framer.feed(b"$GPGGA,1$GPRMC,2\r\n")
+    [b'GPRMC,2']
+    >>> framer.skipped
+    1
+
+    Start and end may be the same, as in SLIP and HDLC: then each marker ends a frame and begins the next, and
+    two with nothing between them hold no frame. Escapes within a frame are left as they are.
+
+    >>> Markers(b"~", b"~").feed(b"noise~one~two~~three~")
+    [b'one', b'two', b'three']
+
+    Args:
+        start: What begins a frame.
+        end: What ends it.
+        keep: Whether frames come with their markers.
+        restart: Whether a start within a frame begins it anew; False where a frame's content may hold the
+            start.
+        limit: The longest frame let through, in bytes, its markers not counted.
+
+    Raises:
+        TypeError: For a marker that isn't bytes, or a limit that isn't an int.
+        ValueError: For an empty marker, one that (with `restart`) could never be found because the other one
+            in it comes first, or a limit under 1.
+    """
+
+    def __init__(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        keep: bool = False,
+        restart: bool = True,
+        limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        self._start, self._end = checked_marker("start", start), checked_marker("end", end)
+        inside = {start, end} if restart else {end}
+        check_cuts("start and end", inside)
+        self._outside, self._inside = any_of({start}), any_of(inside)
+        super().__init__(self._outside, max(len(start), len(end)), limit)
+        self._keep = keep
+        self._skipping = True
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Take the bytes that came; give the frames that they complete, oldest first."""
+        frames = []
+        for content, marker in self._pieces(data):
+            if content is None or (not content and marker == self._start):
+                pass  # noise, given up already, or nothing between two starts
+            elif marker == self._end:
+                frames.append(self._start + content + self._end if self._keep else content)
+            else:
+                self._give_up("whose end never came", content)
+            self._expect(inside=marker == self._start)
+        return frames
+
+    def reset(self) -> None:
+        """Begin anew: forget what was begun, and wait for a start. For each time the line is opened."""
+        super().reset()
+        self._expect(inside=False)
+
+    def _expect(self, *, inside: bool) -> None:
+        self._pattern = self._inside if inside else self._outside
+        self._skipping = not inside
+
+
+class FixedLength(Counted):
+    r"""Frames that all have the same length.
+
+    >>> FixedLength(3).feed(b"onetwoth")
+    [b'one', b'two']
+
+    With `start`, the bytes that every frame begins with, it finds its place again after noise, or when it
+    came in the middle of a frame; without, one byte too many shifts all that follow, until `reset`.
+
+    >>> FixedLength(4, start=b"YY").feed(b"\x17\x2aYY\x01\x02YY\x03\x04")
+    [b'YY\x01\x02', b'YY\x03\x04']
+
+    No frame is ever too long, so none is given up, and `skipped` stays 0.
+
+    Args:
+        length: The length of a frame, in bytes, its start counted.
+        start: What each frame begins with, if there is such a thing. Other bytes before it are left out,
+            untold.
+
+    Raises:
+        TypeError: For a length that isn't an int, or a start that isn't bytes.
+        ValueError: For a length under 1, or under that of the start.
+    """
+
+    def __init__(self, length: int, *, start: bytes = b"") -> None:
+        self._length = checked_count("length", length, least=max(1, len(checked_bytes("start", start))))
+        super().__init__(start, without=0, limit=length)
+
+    def _size(self, at: int) -> int:  # noqa: ARG002 - the same everywhere
+        return self._length
+
+
+class LengthPrefixed(Counted):
+    r"""Frames that tell their length before their content.
+
+    >>> LengthPrefixed(1).feed(b"\x03one\x05three\x02t")
+    [b'one', b'three']
+    >>> LengthPrefixed(2, byteorder="little", counts_itself=True).feed(b"\x05\x00one")
+    [b'one']
+
+    With `start`, the bytes that every frame begins with, it finds its place again after noise. Here a packet
+    as u-blox receivers send it: two bytes of start, class and number, the length, the content, a checksum of
+    two bytes:
+
+    >>> ubx = LengthPrefixed(2, byteorder="little", start=b"\xb5\x62", offset=4, extra=2, keep=True)
+    >>> ubx.feed(b"noise\xb5\x62\x05\x01\x02\x00\x06\x01\x0f\x38")
+    [b'\xb5b\x05\x01\x02\x00\x06\x01\x0f8']
+
+    A frame that is too long, or shorter than what its length counts, is given up. What comes is then skipped
+    up to the end that the length tells. With a start that would trust noise, so the next start after this one
+    is taken. Without a start, a false length shifts all that follows, until `reset`.
+
+    Args:
+        size: The size of the length, in bytes: 1, 2 or 4. It is unsigned.
+        byteorder: "big" (the network's) or "little".
+        counts_itself: Whether the length counts its own bytes too.
+        start: What each frame begins with, if there is such a thing. Other bytes before it are left out,
+            untold.
+        offset: Where the length stands, in bytes from the beginning of the frame, its start counted.
+        extra: How many more bytes than the length tells follow it: 2 for a checksum of two bytes that it
+            leaves out. Negative where it counts more than that: ``-offset`` if it counts what stands before
+            it.
+        keep: Whether frames come whole; else with that which follows the length only.
+        limit: The longest frame let through, in bytes, counted from after the length.
+
+    Raises:
+        TypeError: For a number that isn't an int, or a start that isn't bytes.
+        ValueError: For another size or byteorder, an offset within the start or under 0, an extra with which
+            no frame could ever pass, or a limit under 1.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        byteorder: Literal["big", "little"] = "big",
+        counts_itself: bool = False,
+        start: bytes = b"",
+        offset: int = 0,
+        extra: int = 0,
+        keep: bool = False,
+        limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        if checked_count("size", size) not in (1, 2, 4):
+            raise ValueError(f"size: {size} bytes, allowed are 1, 2 and 4")
+        if byteorder not in ("big", "little"):
+            raise ValueError(f"byteorder: {byteorder!r}, allowed are 'big' and 'little'")
+        self._offset = checked_count("offset", offset, least=len(checked_bytes("start", start)))
+        self._extra = checked_count("extra", extra) - (size if counts_itself else 0)
+        self._header = offset + size
+        self._byteorder = byteorder
+        super().__init__(start, 0 if keep else self._header, limit)
+        if not 1 - 256**size <= self._extra <= limit:
+            raise ValueError(f"extra: {extra}, whatever the length, no frame would be one")
+
+    def _size(self, at: int) -> int | None:
+        end = at + self._header
+        if end > len(self._buffer):
+            return None
+        length = int.from_bytes(self._buffer[at + self._offset : end], self._byteorder) + self._extra
+        if 0 <= length <= self._limit:
+            return self._header + length
+        reason = f"of more than {self._limit} bytes" if length > 0 else "shorter than what its length counts"
+        self._give_up(reason, self._buffer[at:end])
+        self._to_skip = 1 if self._start else self._header + max(0, length)
+        return 0

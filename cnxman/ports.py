@@ -1,0 +1,282 @@
+"""Which port is meant, where it is now, who holds it, and when it comes back.
+
+Importing this module teaches pyserial the scheme `usb://`.
+"""
+
+import errno
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import serial
+from serial.tools import list_ports
+from serial.tools.list_ports_common import ListPortInfo
+
+_HANDLERS = "cnxman._urlhandlers"
+if _HANDLERS not in serial.protocol_handler_packages:
+    serial.protocol_handler_packages.append(_HANDLERS)
+
+_UNSETTLED = 0.05
+"""A folder's time stamp is coarse (a tick of the kernel's, 1 to 10 ms): a younger one, in seconds, is not relied on."""
+
+
+# -- port names -------------------------------------------------------------------------------------------
+
+
+def scheme_of(port: str) -> str:
+    """The scheme of a URL in lower case, or "" for a plain device name."""
+    return port.split("://", 1)[0].lower() if "://" in port else ""
+
+
+def check(port: str, schemes: Iterable[str] | None = None) -> None:
+    """Refuse a port name that can never be opened.
+
+    Args:
+        port: a device name or a URL.
+        schemes: the URL schemes to allow, "" for plain device names; None allows every one that pyserial knows.
+
+    Raises:
+        TypeError: if it is no str.
+        ValueError: if it is empty, if its scheme is unknown or not allowed, or if a usb:// URL is malformed.
+    """
+    if not isinstance(port, str):
+        raise TypeError(f"port must be a str, such as '/dev/ttyUSB0' or a URL, not {port!r}")
+    if not port or "\0" in port:
+        raise ValueError(f"port must name a device, not {port!r}")
+    scheme = scheme_of(port)
+    if schemes is not None and scheme not in schemes:
+        allowed = ", ".join(f"{s}://" if s else "plain device names" for s in schemes) or "nothing"
+        raise ValueError(f"port {port!r} is not allowed here: only {allowed}")
+    if scheme and not _is_known(scheme):
+        raise ValueError(f"port {port!r}: pyserial knows no scheme {scheme}://")
+    if scheme == "usb":
+        parse_usb(port)
+
+
+def _is_known(scheme: str) -> bool:
+    if not scheme.isidentifier():
+        return False
+    for package in serial.protocol_handler_packages:
+        try:
+            import_module(f"{package}.protocol_{scheme}")
+        except ImportError:
+            continue
+        return True
+    return False
+
+
+# -- which ports there are --------------------------------------------------------------------------------
+
+
+def available() -> list[ListPortInfo]:
+    """The ports there are, by pyserial's `comports()`, which takes some 25 ms.
+
+    An adapter pulled out meanwhile makes pyserial raise a TypeError (a file of sysfs is gone); then it is asked
+    again. Adapters that are half gone, with a node but no numbers, are in the list without them.
+    """
+    for _ in range(10):
+        try:
+            return sorted(list_ports.comports(), key=lambda info: _natural(info.device))
+        except (TypeError, OSError, ValueError):
+            time.sleep(0.01)
+    return []
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """ttyUSB2 before ttyUSB10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+@dataclass(frozen=True)
+class UsbName:
+    """What a usb:// URL says of the adapter."""
+
+    vid: int
+    pid: int
+    serial_number: str | None = None
+    location: str | None = None
+
+    def matches(self, info: ListPortInfo) -> bool:
+        """Whether a port that was listed is the one that is meant."""
+        return (
+            (info.vid, info.pid) == (self.vid, self.pid)
+            and self.serial_number in (None, info.serial_number)
+            and self.location in (None, info.location)
+        )
+
+
+def parse_usb(url: str) -> UsbName:
+    """Read `usb://VID:PID[/SERIAL][?location=...]`, the numbers in hexadecimal.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    expected = f"expected usb://VID:PID[/SERIAL][?location=BUS-PORT], such as usb://0403:6001/A50285BI, not {url!r}"
+    try:
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError as error:
+        raise ValueError(expected) from error
+    numbers = re.fullmatch(r"([0-9a-fA-F]{1,4}):([0-9a-fA-F]{1,4})", parts.netloc)
+    known = [value for name, value in options if name == "location" and value]
+    if parts.scheme != "usb" or not numbers or parts.fragment or len(known) != len(options) or len(known) > 1:
+        raise ValueError(expected)
+    return UsbName(
+        int(numbers[1], 16), int(numbers[2], 16), unquote(parts.path[1:]) or None, known[0] if known else None
+    )
+
+
+def usb_name(info: ListPortInfo, *, with_location: bool = False) -> str | None:
+    """The usb:// URL of a port that was listed, or None if it is no USB adapter."""
+    if info.vid is None or info.pid is None:
+        return None
+    number = f"/{info.serial_number}" if info.serial_number else ""
+    location = f"?location={info.location}" if info.location and (with_location or not number) else ""
+    return f"usb://{info.vid:04x}:{info.pid:04x}{number}{location}"
+
+
+def find_usb(url: str) -> str:
+    """The device that a usb:// URL means now.
+
+    Raises:
+        serial.SerialException: if no adapter matches (errno ENODEV) or several do (errno ENOTUNIQ).
+        ValueError: if the URL is malformed.
+    """
+    wanted = parse_usb(url)
+    found = [info for info in available() if wanted.matches(info)]
+    if not found:
+        raise serial.SerialException(errno.ENODEV, f"no adapter that matches {url} is plugged in")
+    if len(found) > 1:
+        choice = "; ".join(f"{info.device} is {usb_name(info, with_location=True)}" for info in found)
+        raise serial.SerialException(
+            getattr(errno, "ENOTUNIQ", errno.EINVAL), f"{len(found)} adapters match {url}: {choice}"
+        )
+    return str(found[0].device)
+
+
+# -- when it comes back -----------------------------------------------------------------------------------
+
+
+class Presence:
+    """Whether a port is there, cheaply enough to be asked twenty times a second.
+
+    For a device name that is one `stat` (4 us here). A URL that names an adapter is looked up (25 ms) only after
+    something in /dev has changed. For other URLs, and where there is no /dev, it cannot be told.
+    """
+
+    def __init__(self, port: str) -> None:
+        self._port = port
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        self._answer: Hashable | None = None
+
+    def __call__(self) -> Hashable | None:
+        """None if it cannot be told, False while the port is absent, else what tells this device from the next."""
+        scheme = scheme_of(self._port)
+        if os.name != "posix" or scheme not in ("", "usb", "hwgrep"):
+            return None
+        if not scheme:
+            return _node(self._port)
+        with self._lock:
+            return self._look_up(scheme)
+
+    def _look_up(self, scheme: str) -> Hashable | None:
+        try:
+            folder = os.stat("/dev")
+        except OSError:
+            return None
+        stamp = (folder.st_ino, folder.st_mtime_ns)
+        if stamp != self._stamp:
+            self._answer = _usb_node(self._port) if scheme == "usb" else _grep_node(self._port)
+            if abs(time.time() - folder.st_mtime) > _UNSETTLED:
+                self._stamp = stamp
+        return self._answer
+
+
+def _node(path: str) -> Hashable:
+    """What tells one node from another of the same name: a new one has another inode or change time."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return (found.st_dev, found.st_ino, found.st_rdev, found.st_ctime_ns)
+
+
+def _usb_node(url: str) -> Hashable:
+    try:
+        return _node(find_usb(url))
+    except serial.SerialException:
+        return False
+
+
+def _grep_node(url: str) -> Hashable:
+    pattern = url.split("://", 1)[1].split("&", 1)[0]
+    try:
+        found = [info.device for info in available() if re.search(pattern, _described(info), re.IGNORECASE)]
+    except re.error:
+        return False
+    return tuple(_node(path) for path in found) or False
+
+
+def _described(info: ListPortInfo) -> str:
+    return f"{info.device} {info.description} {info.hwid}"
+
+
+# -- who holds it -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that has a port open."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        mine = ", this very process" if self.pid == os.getpid() else ""
+        return f"{self.command} (pid {self.pid}{mine})"
+
+
+def holders(path: str) -> list[Holder]:
+    """The processes that have a device open, as far as the system lets us see (on Linux, by /proc).
+
+    Takes some ms: it reads the links of every descriptor of every process.
+    """
+    try:
+        device = os.stat(path)
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except (OSError, ValueError):
+        return []
+    if not stat.S_ISCHR(device.st_mode):
+        return []
+    real = os.path.realpath(path)
+    return [Holder(pid, _command(pid)) for pid in sorted(pids) if _has_open(pid, real)]
+
+
+def _has_open(pid: int, real: str) -> bool:
+    try:
+        links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False  # another user's, or it has just ended
+    return any(_target(link) == real for link in links)
+
+
+def _target(link: str) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="replace").strip() or "a process"
+    except OSError:
+        return "a process"

@@ -1,0 +1,442 @@
+"""Let's manage serial port connections!
+
+`SerialConnection` is what most people want. `SerialListener` is the thread beneath it: it reads one opening of one
+port, and can be used by itself. Which thread runs what:
+
+* `try_connect`, `disconnect`, `teardown`, `write` and the like run on the caller's thread.
+* Receivers of DATA_RECEIVED, OPENED, CLOSED and of the alarm run on the listener's thread.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Hashable
+from enum import Enum
+from typing import TypeVar, Unpack
+
+import serial as pyserial
+from serial.rs485 import RS485Settings
+
+from cnxman import _faults, _settings, ports, signals
+from cnxman._line import Line, keep_others_out
+from cnxman._listener import BUFFER_SIZE, SerialListener
+from cnxman._settings import Settings
+from cnxman.basics import Connection, ConnectionException
+from cnxman.logging import FirstThenDebug, loggable_class
+
+__all__ = ["SerialConnection", "SerialListener"]
+
+_Result = TypeVar("_Result")
+
+LONGEST_DELIVERY = 5.0
+"""How long, in seconds, hanging up waits for a receiver that is running."""
+
+
+class _Listener(SerialListener):
+    """The listener of a connection, to which it hands on what it hears.
+
+    Args:
+        connection: whose line it is.
+        port: the port, which is open.
+        turn: the connection's turn that it belongs to.
+        predecessor: a listener that has yet to tell its last, because a receiver on its thread dials again.
+    """
+
+    def __init__(
+        self,
+        connection: "SerialConnection",
+        port: pyserial.Serial,
+        turn: int,
+        predecessor: SerialListener | None,
+    ) -> None:
+        super().__init__(port, buffer_size=connection.buffer_size, idle_timeout=connection.idle_timeout)
+        self._connection = connection
+        self._predecessor = predecessor
+        self.turn = turn
+        self.settled = False
+        """Whether `try_connect` has returned True: from then on a loss raises the alarm."""
+
+    def _on_open(self) -> None:
+        if self._predecessor is not None:
+            self._predecessor.finished.wait()
+        self.delivery.send(self._connection, SerialConnection.Signals.OPENED)
+
+    def _on_data(self, data: bytes) -> None:
+        super()._on_data(data)
+        self.delivery.send(self._connection, SerialConnection.Signals.DATA_RECEIVED, data=data)
+
+    def _on_end(self, error: ConnectionException | None) -> None:
+        super()._on_end(error)
+        self._connection._line_ended(self, error)
+
+
+@loggable_class()
+class SerialConnection(Connection):
+    """A connection to a serial port, with a thread that listens.
+
+    Settings are pyserial's, under its names, and are checked here and now. Times are in seconds, sizes in bytes.
+
+    Args:
+        port: a device name or URL, whatever `serial.serial_for_url` takes; also `usb://VID:PID[/SERIAL]`.
+        baudrate: bits per second.
+        bytesize: data bits, 5 to 8.
+        parity: "N", "E", "O", "M" or "S".
+        stopbits: 1, 1.5 or 2.
+        timeout: bounds one read of pyserial's; bytes are told as they come whatever it is, and its passing is no event.
+        xonxoff: software flow control.
+        rtscts: hardware flow control by RTS and CTS.
+        dsrdtr: hardware flow control by DSR and DTR.
+        inter_byte_timeout: as pyserial's.
+        write_timeout: `write` fails when the line takes nothing for this long; None waits for ever.
+        exclusive: keep other programs from opening the port (flock and TIOCEXCL).
+        dtr: the level of DTR, set before the port opens; None leaves it to the driver. Linux raises DTR and
+            RTS itself while it opens a port, before any program can say otherwise, so a board that is reset by
+            DTR sees a short pulse all the same, unless `stty -F PORT -hupcl` had kept the line up since before.
+        rts: the level of RTS, likewise.
+        rs485_mode: pyserial's RS485Settings.
+        buffer_size: how many bytes may wait for a receiver that is busy. When they do, reading pauses, and flow
+            control, if there is any, holds the sender off.
+        idle_timeout: raise the alarm when nothing came for this long; None never does.
+        schemes: which URL schemes to allow in `port`, "" for plain device names; None allows all.
+
+    Raises:
+        ValueError: for a setting that makes no sense, or a port that can never be opened.
+        TypeError: for a value of the wrong type.
+    """
+
+    logger: logging.Logger
+
+    class Signals(Enum):
+        """What serial connections send, in order, on the listener's thread; besides `Connection.Signals`."""
+
+        DATA_RECEIVED = "data-received"
+        """`data`: bytes, never empty."""
+        OPENED = "opened"
+        """The port was opened: what comes next has nothing to do with what came before."""
+        CLOSED = "closed"
+        """The port was closed: `error`, a `ConnectionException`, or None if somebody asked for it."""
+
+    def __init__(
+        self,
+        port: str,
+        baudrate: int = 9600,
+        bytesize: int = 8,
+        parity: str = "N",
+        stopbits: float = 1,
+        timeout: float | None = None,
+        *,
+        xonxoff: bool = False,
+        rtscts: bool = False,
+        dsrdtr: bool = False,
+        inter_byte_timeout: float | None = None,
+        write_timeout: float | None = 10.0,
+        exclusive: bool | None = True,
+        dtr: bool | None = None,
+        rts: bool | None = None,
+        rs485_mode: RS485Settings | None = None,
+        buffer_size: int = BUFFER_SIZE,
+        idle_timeout: float | None = None,
+        schemes: Collection[str] | None = None,
+    ) -> None:
+        ports.check(port, schemes)
+        self._port = port
+        self._settings = Settings(
+            baudrate=baudrate,
+            bytesize=bytesize,
+            parity=parity,
+            stopbits=stopbits,
+            timeout=timeout,
+            xonxoff=xonxoff,
+            rtscts=rtscts,
+            dsrdtr=dsrdtr,
+            inter_byte_timeout=inter_byte_timeout,
+            write_timeout=write_timeout,
+        )
+        _settings.check(self._settings)
+        _settings.check_size("buffer_size", buffer_size)
+        _settings.check_seconds("idle_timeout", idle_timeout)
+        _settings.check_line("dtr", dtr)
+        _settings.check_line("rts", rts)
+        self.buffer_size = buffer_size
+        self.idle_timeout = idle_timeout
+        self._exclusive = exclusive
+        self._lines = {"dtr": dtr, "rts": rts}
+        self._rs485_mode = rs485_mode
+        self._lock = threading.Lock()  # guards what is below; never held while anything is called
+        self._listener: _Listener | None = None
+        self._turn = 0  # which try_connect, disconnect or teardown was the last
+        self._presence = ports.Presence(port)
+        self._complaint = FirstThenDebug()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._port}>"
+
+    # -- what a manager calls -----------------------------------------------------------------------------
+
+    def try_connect(self) -> bool:
+        """Open the port and start to listen.
+
+        Returns at once, with the listener running; it never waits for the line. What waited in the port from before is
+        discarded. A line from before is closed first.
+
+        Returns:
+            True if and only if the port is open. Otherwise the reason is logged, and is in `last_error`.
+        """
+        turn, old = self._take_turn()
+        predecessor = self._hang_up(old)
+        try:
+            port = self._open()
+        except Exception as error:
+            return self._fail(_faults.not_opened(self._port, error))
+        listener = _Listener(self, port, turn, predecessor)
+        try:
+            failure = self._start(listener)
+        except BaseException:
+            self._hang_up(listener)
+            raise
+        if failure is None:
+            return True
+        self._hang_up(listener)
+        return self._fail(failure)
+
+    def prepare(self) -> bool:
+        """Override this method to make the device ready: to send it its initialisation, and check its answer.
+
+        Called in each `try_connect`, on the caller's thread, with the port open and data being delivered.
+
+        Returns:
+            Whether the device is ready. If not, or if this raises, the attempt has failed and the port is closed.
+        """
+        return True
+
+    def disconnect(self) -> None:
+        """Disconnect from the serial port.
+
+        When this returns, the thread and all descriptors are gone and nothing more is delivered. A receiver that is
+        running is waited for, 5 seconds at most. (Called from a receiver on the listener's own thread it closes the
+        port and returns; the thread ends once the receiver has returned.)
+        """
+        _, listener = self._take_turn()
+        self._hang_up(listener)
+
+    def teardown(self) -> None:
+        """Release the serial port entirely."""
+        self.disconnect()
+
+    def presence(self) -> Hashable | None:
+        """Whether the port is there, and which one: what lets a manager try at once when an adapter is back."""
+        return self._presence()
+
+    # -- what users call ----------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> str:
+        """The port, as it was given."""
+        return self._port
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the port is open. Answers at once."""
+        listener = self._listener
+        return listener is not None and listener.is_listening
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Send a message. From any thread: messages are never mixed.
+
+        What was written when a line is lost is not sent again.
+
+        Args:
+            data: the whole message.
+
+        Returns:
+            How many bytes were written, which is all of them; they are the kernel's then.
+
+        Raises:
+            TypeError: if `data` isn't bytes.
+            ConnectionException: if there is no connection, if it is lost or closed meanwhile, or if the line takes
+                nothing for `write_timeout` seconds. It says how much went out.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data must be bytes, not {data!r}")
+        return self._line().write(bytes(data), self._settings["write_timeout"])
+
+    def configure(self, **changes: Unpack[Settings]) -> None:
+        """Change settings, on the open line if there is one, and for every further opening.
+
+        Args:
+            **changes: settings under pyserial's names, such as `baudrate=115200`.
+
+        Raises:
+            ValueError: for a setting that makes no sense.
+            TypeError: for a name that is no setting.
+            ConnectionException: if the line was lost; the settings are kept for the next one.
+        """
+        _settings.check(changes)
+        self._settings.update(changes)
+        if self.is_connected:
+            self._use(lambda port: _settings.apply(port, changes))
+
+    @property
+    def dtr(self) -> bool | None:
+        """DTR: what it was set to, or None if it is left to the driver. Set it at any time; it is kept."""
+        return self._lines["dtr"]
+
+    @dtr.setter
+    def dtr(self, level: bool | None) -> None:
+        self._set_line("dtr", level)
+
+    @property
+    def rts(self) -> bool | None:
+        """RTS: what it was set to, or None if it is left to the driver. Set it at any time; it is kept."""
+        return self._lines["rts"]
+
+    @rts.setter
+    def rts(self, level: bool | None) -> None:
+        self._set_line("rts", level)
+
+    @property
+    def cts(self) -> bool:
+        """Clear To Send. Raises `ConnectionException` without a connection, as the other three do."""
+        return self._use(lambda port: bool(port.cts))
+
+    @property
+    def dsr(self) -> bool:
+        """Data Set Ready."""
+        return self._use(lambda port: bool(port.dsr))
+
+    @property
+    def ri(self) -> bool:
+        """Ring Indicator."""
+        return self._use(lambda port: bool(port.ri))
+
+    @property
+    def cd(self) -> bool:
+        """Carrier Detect."""
+        return self._use(lambda port: bool(port.cd))
+
+    def send_break(self, duration: float = 0.25) -> None:
+        """Hold the line in the break condition.
+
+        Args:
+            duration: for how long, in seconds; cut short if the line ends.
+
+        Raises:
+            ConnectionException: if there is no connection, or it is lost meanwhile.
+        """
+        self._use(lambda port: setattr(port, "break_condition", True))
+        self._line().wait_for_stop(duration)
+        self._use(lambda port: setattr(port, "break_condition", False))
+
+    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.DATA_RECEIVED) -> Callable[[], None]:
+        """Have `receiver` hear one of this connection's signals; see `Connection.subscribe`."""
+        return super().subscribe(receiver, signal)
+
+    # -- how ----------------------------------------------------------------------------------------------
+
+    def _take_turn(self) -> tuple[int, "_Listener | None"]:
+        """From now on, whatever an earlier call is still doing has been overtaken."""
+        with self._lock:
+            self._turn += 1
+            return self._turn, self._listener
+
+    def _open(self) -> pyserial.Serial:
+        port = _settings.make_port(self._port, self._settings, self._exclusive, self._lines, self._rs485_mode)
+        port.open()
+        if self._exclusive:
+            keep_others_out(port)
+        return port
+
+    def _start(self, listener: _Listener) -> ConnectionException | None:
+        """Listen, and prepare the device: None, or why not."""
+        with self._lock:
+            if listener.turn == self._turn:
+                self._listener = listener
+        try:
+            listener.start()
+        except RuntimeError as no_thread:
+            return _faults.not_opened(self._port, no_thread)
+        listener.ready.wait()
+        error = self._prepare() if listener.is_listening else None
+        with self._lock:
+            if listener.turn != self._turn:
+                return error or _overtaken(self._port)
+            error = listener.error or error
+            if error is None:
+                listener.settled = True
+                self.last_error = None
+                self._complaint.forget()
+            return error
+
+    def _prepare(self) -> ConnectionException | None:
+        try:
+            if self.prepare():
+                return None
+        except Exception as error:
+            if isinstance(error, ConnectionException):
+                return error
+            return ConnectionException(f"{self._port} could not be prepared: {error}", error)
+        refusal = f"{self._port}: prepare() returned False"
+        return ConnectionException(refusal, ConnectionError(refusal))
+
+    def _fail(self, error: ConnectionException) -> bool:
+        self.last_error = error
+        self._log(self._complaint.level(error.message), "%s", error)
+        return False
+
+    def _hang_up(self, listener: "_Listener | None") -> "_Listener | None":
+        """End a listener. Returns it if it can't have ended yet, because this is its own thread."""
+        if listener is None:
+            return None
+        listener.terminate()
+        if listener is threading.current_thread():
+            listener.close_now()
+            return listener
+        if not listener.wait_for_end(LONGEST_DELIVERY):
+            receiver = listener.abandon()
+            name = signals.name_of(receiver) if receiver else "a receiver"
+            self._log(logging.WARNING, "%s: hung up without waiting any longer for %s", self._port, name)
+        with self._lock:
+            if self._listener is listener:
+                self._listener = None
+        return None
+
+    def _line_ended(self, listener: _Listener, error: ConnectionException | None) -> None:
+        """The port is closed. On the listener's thread."""
+        with self._lock:
+            told = error if listener.turn == self._turn else None
+            if self._listener is listener:
+                self._listener = None
+            if told is not None:
+                self.last_error = told
+        if told is not None and listener.settled:
+            self._log(self._complaint.level(told.message), "%s", told)
+        listener.delivery.send(self, SerialConnection.Signals.CLOSED, error=told)
+        if told is not None and listener.settled and listener.turn == self._turn:
+            self.raise_alarm(told)
+
+    def _line(self) -> Line:
+        listener = self._listener
+        line = listener.line if listener is not None and listener.is_listening else None
+        if line is None:
+            cause = self.last_error or ConnectionError("not connected")
+            raise ConnectionException(f"{self._port} is not connected", cause) from cause
+        return line
+
+    def _use(self, what: Callable[[pyserial.Serial], _Result]) -> _Result:
+        try:
+            return self._line().use(what)
+        except _faults.PORT_ERRORS as error:
+            raise _faults.lost(self._port, error) from error
+
+    def _set_line(self, name: str, level: bool | None) -> None:
+        _settings.check_line(name, level)
+        self._lines[name] = level
+        if level is not None and self.is_connected:
+            self._use(lambda port: setattr(port, name, level))
+
+    def _log(self, level: int, message: str, *args: object) -> None:
+        self.logger.log(level, message, *args, extra={"port": self._port})
+
+
+def _overtaken(port: str) -> ConnectionException:
+    message = f"{port} was disconnected while it was being opened"
+    return ConnectionException(message, ConnectionAbortedError(message))

@@ -30,7 +30,8 @@ import logging
 import select
 import threading
 
-from cnxman._line import CHUNK, DescriptorLine
+from cnxman._descriptor_line import DescriptorLine
+from cnxman._line import CHUNK
 from cnxman._threads import LibraryThread
 
 _logger = logging.getLogger(__name__)

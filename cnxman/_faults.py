@@ -9,7 +9,7 @@ import os
 import stat
 
 from cnxman import ports
-from cnxman.basics import ConnectionException, find_errno
+from cnxman._connection import ConnectionException, find_errno
 
 try:
     import termios

@@ -8,7 +8,9 @@ import serial as pyserial
 
 from cnxman import _faults, signals
 from cnxman._backlog import Backlog
-from cnxman._line import CallLine, DescriptorLine, close_port, line_for
+from cnxman._call_line import CallLine
+from cnxman._descriptor_line import DescriptorLine, is_plain
+from cnxman._line import close_port
 from cnxman._threads import LibraryThread
 from cnxman.basics import ConnectionException
 
@@ -138,8 +140,12 @@ class SerialListener(LibraryThread):
                 port.open()
             except Exception as error:
                 raise _faults.not_opened(str(port.port), error) from error
-        line = line_for(port, self._idle_timeout)
-        self._source = Backlog(line, self._buffer_size) if isinstance(line, DescriptorLine) else line
+        line: DescriptorLine | CallLine
+        if is_plain(port):
+            line = DescriptorLine(port, self._idle_timeout)
+            self._source = Backlog(line, self._buffer_size)
+        else:
+            line = self._source = CallLine(port, self._idle_timeout)
         with self._lock:
             self.line = line
             terminated = self._terminated

@@ -6,7 +6,6 @@ inputs, transitions, and then what they do. Which thread runs what is told in `c
 
 import logging
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from enum import Enum, StrEnum
 from functools import partial
@@ -16,153 +15,13 @@ from typing import Self
 from automat import MethodicalMachine
 
 from cnxman import signals
-from cnxman._inputs import Alarm, Inputs, Wait
+from cnxman._connection import Connection, ConnectionException
+from cnxman._inputs import Alarm, Inputs
+from cnxman._recovery import Recovery
 from cnxman.logging import FirstThenDebug, loggable_class
 from cnxman.retry import RetryPolicy
 
-LOOK_EVERY = 0.05
-"""Seconds between two looks for a device's return: half the wait is the delay one sees, and a look costs 30 us."""
-
-TRY_QUICKLY_FOR = 5.0
-"""For so many seconds after a device's return, attempts follow each other quickly: its node may be root's for a
-moment, or a modem manager may hold it."""
-
-TRY_QUICKLY_EVERY = 0.1
-"""Seconds between these attempts."""
-
-
-class ConnectionException(Exception):
-    """Raised, or told, when an error occurs within a connection.
-
-    Args:
-        message: what happened, in words for a person.
-        inner: the exception responsible for this one; also its `__cause__`.
-    """
-
-    def __init__(self, message: str, inner: Exception) -> None:
-        super().__init__(message, inner)
-        self.message = message
-        """What happened, in words for a person."""
-        self.inner = inner
-        """The original exception responsible for this one."""
-        self.errno = find_errno(inner)
-        """The system's error number, from wherever in the inner exception's chain it stands, or None."""
-        self.__cause__ = inner
-
-    def __str__(self) -> str:
-        return self.message
-
-    @staticmethod
-    def from_exception(ex: Exception) -> "ConnectionException":
-        """Make a connection exception from another one.
-
-        Args:
-            ex: the original exception.
-
-        Returns:
-            A new connection exception whose message names the original's type and text.
-        """
-        text = str(ex)
-        return ConnectionException(f"{type(ex).__name__}: {text}" if text else type(ex).__name__, ex)
-
-
-def find_errno(error: BaseException | None) -> int | None:
-    """The first error number in an exception's chain of causes and contexts.
-
-    pyserial puts it in any of several places, or only into the text; `termios.error` is no OSError and has it as
-    its first argument.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        number = getattr(error, "errno", None)
-        if number is None and type(error).__module__ == "termios" and error.args:
-            number = error.args[0]
-        if isinstance(number, int):
-            return number
-        error = error.__cause__ or error.__context__
-    return None
-
-
-class Connection(ABC):
-    """Extend this class to define a logical connection to something.
-
-    What a `ConnectionManager` counts on, and what a subclass may count on:
-
-    * `try_connect` may be called again after an alarm with no `disconnect` in between; it replaces what is
-      broken. An exception from it is a failed attempt.
-    * `disconnect` and `teardown` may be called in any state, and twice.
-    * No two of the three ever run at the same time under one manager. They run on whichever thread called the
-      manager, or on the manager's own.
-    * When the thing is lost, call `raise_alarm()`, from any thread.
-
-    A subclass need not call `super().__init__()`.
-    """
-
-    class Signals(Enum):
-        """What connections send; see `pydispatch.dispatcher`."""
-
-        RAISE_ALARM = "raise-alarm"
-        """There is trouble: `error`, a `ConnectionException` or None. Sent on the thread that raised the alarm."""
-
-    last_error: ConnectionException | None = None
-    """Why the last attempt failed or the line was lost; None from a success until the next failure."""
-
-    @abstractmethod
-    def try_connect(self) -> bool:
-        """Override this method to define the logic by which a connection is made.
-
-        Returns:
-            True if and only if the connection attempt is successful, otherwise False.
-        """
-
-    @abstractmethod
-    def disconnect(self) -> None:
-        """Override this method to take the steps required to gracefully disconnect."""
-
-    @abstractmethod
-    def teardown(self) -> None:
-        """Override this method to release resources when requested."""
-
-    def raise_alarm(self, error: ConnectionException | None = None) -> None:
-        """Tell anyone who might be interested (like a `ConnectionManager`) that there is trouble.
-
-        Returns once all receivers have been told; a manager only notes the alarm, and recovers on its own thread.
-
-        Args:
-            error: what happened, if it is known.
-        """
-        signals.send(self, Connection.Signals.RAISE_ALARM, error=error)
-
-    def presence(self) -> Hashable | None:
-        """Override this method to let a manager notice that the thing has come back.
-
-        While a manager recovers it calls this some twenty times a second, on its own thread. When the answer changes
-        to something true, the next attempt is made at once instead of at the end of the wait.
-
-        It should take less than a millisecond, and may be called while another of the connection's methods runs.
-
-        Returns:
-            None if this cannot be told (what this method does unless it is overridden); a false value, such as
-            False or "", while the thing is absent; anything else while it is there, such as a tuple that identifies
-            it, so that one that was taken out and put back is seen to be new.
-        """
-        return None
-
-    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.RAISE_ALARM) -> Callable[[], None]:
-        """Have `receiver` hear one of this connection's signals; it is held strongly, so a lambda will do.
-
-        Args:
-            receiver: called with those of the signal's arguments that it names.
-            signal: which signal.
-
-        Returns:
-            A function that ends the subscription.
-
-        Raises:
-            TypeError: if the receiver cannot be called, or does not tell which arguments it takes.
-        """
-        return signals.subscribe(self, receiver, signal)
+__all__ = ["Connection", "ConnectionException", "ConnectionManager", "ConnectionState"]
 
 
 class ConnectionState(StrEnum):
@@ -207,18 +66,11 @@ class ConnectionManager:
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self._connection = connection
-        self._retry_policy = retry
         self._inputs = Inputs(f"cnxman manager of {connection}")
-        self._clock = self._inputs.clock
+        self._recovery = Recovery(connection, retry, self._inputs.clock)
         self._told = self.state  # also makes Automat's part, which would else be made lazily, by two threads
         self._change = threading.Condition()
         self._error: ConnectionException | None = None
-        self._failures = 0
-        self._attempts = 0
-        self._connected_at = 0.0
-        self._waiting_since = 0.0
-        self._seen: Hashable | None = None
-        self._returned_at: float | None = None
         self._complaint = FirstThenDebug()
         signals.listen(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
 
@@ -378,17 +230,15 @@ class ConnectionManager:
     def _start_afresh(self) -> None:
         self._inputs.stop_waiting()
         self._keep_up()
-        self._failures = self._attempts = 0
-        self._returned_at = None
-        self._seen = self._look()
+        self._recovery.start_afresh()
 
     @machine.output()
     def _attempt(self) -> None:
-        self._attempts += 1
+        self._recovery.attempt()
         error = self._try_connect()
         if error is None:
             self._succeeded()
-        elif self._retry_policy.attempts is not None and self._attempts >= self._retry_policy.attempts:
+        elif self._recovery.is_used_up:
             self._gave_up(error)
         else:
             self._failed(error)
@@ -396,35 +246,28 @@ class ConnectionManager:
     @machine.output()
     def _note_success(self) -> None:
         self._error = None
-        self._connected_at = self._clock.now()
+        self._recovery.success()
         self._complaint.forget()
 
     @machine.output()
     def _note_failure(self, error: ConnectionException | None) -> None:
         self._error = error or self._error
-        self._failures += 1
+        self._recovery.failure()
 
     @machine.output()
     def _note_loss(self, error: ConnectionException | None) -> None:
         self._error = error or self._connection.last_error or _unexplained("the connection raised the alarm")
-        held = self._clock.now() - self._connected_at
-        self._failures = 1 if held >= self._retry_policy.reset_after else self._failures + 1
-        self._attempts = 0
-        self._returned_at = None
-        self._seen = self._look()
+        self._recovery.loss()
 
     @machine.output()
     def _wait(self) -> None:
-        delay = self._retry_policy.delay(self._failures)
-        look = self._is_back if self._look() is not None else None
-        self._waiting_since = self._clock.now()
-        retry = partial(self._attempt_upon, self._retry)
-        self._inputs.wait_then_run(Wait(retry, self._waiting_since + delay, look, LOOK_EVERY))
+        wait, delay = self._recovery.wait(partial(self._attempt_upon, self._retry))
+        self._inputs.wait_then_run(wait)
         self._announce_change(self._error)
         signals.send(
             self,
             ConnectionManager.Signals.RETRY_SCHEDULED,
-            attempt=self._failures,
+            attempt=self._recovery.failures,
             delay=delay,
             error=self._error,
         )
@@ -521,23 +364,6 @@ class ConnectionManager:
             self._change.notify_all()
         self.logger.debug("%s: %s -> %s (%s)", self._connection, previous, state, error)
         signals.send(self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error)
-
-    def _look(self) -> Hashable | None:
-        try:
-            return self._connection.presence()
-        except Exception as error:
-            self.logger.debug("presence() raised", exc_info=error)
-            return None
-
-    def _is_back(self) -> bool:
-        """Whether to try now: the thing has just come back, or has a little while ago and was not ready yet."""
-        now, seen = self._clock.now(), self._look()
-        if seen != self._seen:
-            self._seen = seen
-            self._returned_at = now if seen else None  # type: ignore[truthy-bool]  # False says: absent
-            return self._returned_at is not None
-        back_lately = self._returned_at is not None and now - self._returned_at < TRY_QUICKLY_FOR
-        return back_lately and now - self._waiting_since >= TRY_QUICKLY_EVERY
 
 
 def _unexplained(message: str) -> ConnectionException:

@@ -11,19 +11,23 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Hashable
 from enum import Enum
-from typing import TypeVar, Unpack
+from typing import TypeVar
 
 import serial as pyserial
 from serial.rs485 import RS485Settings
 
 from cnxman import _faults, _settings, ports, signals
-from cnxman._line import Line, keep_others_out
+from cnxman._controls import PortControls
+from cnxman._descriptor_line import keep_others_out
+from cnxman._line import Line
 from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
-from cnxman.basics import Connection, ConnectionException
+from cnxman.basics import ConnectionException
 from cnxman.logging import FirstThenDebug, loggable_class
 
 __all__ = ["SerialConnection", "SerialListener"]
+
+SerialListener.__module__ = __name__  # documented and shown under the name of the module that hands it on
 
 _Result = TypeVar("_Result")
 
@@ -70,7 +74,7 @@ class _Listener(SerialListener):
 
 
 @loggable_class()
-class SerialConnection(Connection):
+class SerialConnection(PortControls):
     """A connection to a serial port, with a thread that listens.
 
     Settings are pyserial's, under its names, and are checked here and now. Times are in seconds, sizes in bytes.
@@ -259,73 +263,6 @@ class SerialConnection(Connection):
             raise TypeError(f"data must be bytes, not {data!r}")
         return self._line().write(bytes(data), self._settings["write_timeout"])
 
-    def configure(self, **changes: Unpack[Settings]) -> None:
-        """Change settings, on the open line if there is one, and for every further opening.
-
-        Args:
-            **changes: settings under pyserial's names, such as `baudrate=115200`.
-
-        Raises:
-            ValueError: for a setting that makes no sense.
-            TypeError: for a name that is no setting.
-            ConnectionException: if the line was lost; the settings are kept for the next one.
-        """
-        _settings.check(changes)
-        self._settings.update(changes)
-        if self.is_connected:
-            self._use(lambda port: _settings.apply(port, changes))
-
-    @property
-    def dtr(self) -> bool | None:
-        """DTR: what it was set to, or None if it is left to the driver. Set it at any time; it is kept."""
-        return self._lines["dtr"]
-
-    @dtr.setter
-    def dtr(self, level: bool | None) -> None:
-        self._set_line("dtr", level)
-
-    @property
-    def rts(self) -> bool | None:
-        """RTS: what it was set to, or None if it is left to the driver. Set it at any time; it is kept."""
-        return self._lines["rts"]
-
-    @rts.setter
-    def rts(self, level: bool | None) -> None:
-        self._set_line("rts", level)
-
-    @property
-    def cts(self) -> bool:
-        """Clear To Send. Raises `ConnectionException` without a connection, as the other three do."""
-        return self._use(lambda port: bool(port.cts))
-
-    @property
-    def dsr(self) -> bool:
-        """Data Set Ready."""
-        return self._use(lambda port: bool(port.dsr))
-
-    @property
-    def ri(self) -> bool:
-        """Ring Indicator."""
-        return self._use(lambda port: bool(port.ri))
-
-    @property
-    def cd(self) -> bool:
-        """Carrier Detect."""
-        return self._use(lambda port: bool(port.cd))
-
-    def send_break(self, duration: float = 0.25) -> None:
-        """Hold the line in the break condition.
-
-        Args:
-            duration: for how long, in seconds; cut short if the line ends.
-
-        Raises:
-            ConnectionException: if there is no connection, or it is lost meanwhile.
-        """
-        self._use(lambda port: setattr(port, "break_condition", True))
-        self._line().wait_for_stop(duration)
-        self._use(lambda port: setattr(port, "break_condition", False))
-
     def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.DATA_RECEIVED) -> Callable[[], None]:
         """Have `receiver` hear one of this connection's signals; see `Connection.subscribe`."""
         return super().subscribe(receiver, signal)
@@ -420,18 +357,6 @@ class SerialConnection(Connection):
             cause = self.last_error or ConnectionError("not connected")
             raise ConnectionException(f"{self._port} is not connected", cause) from cause
         return line
-
-    def _use(self, what: Callable[[pyserial.Serial], _Result]) -> _Result:
-        try:
-            return self._line().use(what)
-        except _faults.PORT_ERRORS as error:
-            raise _faults.lost(self._port, error) from error
-
-    def _set_line(self, name: str, level: bool | None) -> None:
-        _settings.check_line(name, level)
-        self._lines[name] = level
-        if level is not None and self.is_connected:
-            self._use(lambda port: setattr(port, name, level))
 
     def _log(self, level: int, message: str, *args: object) -> None:
         self.logger.log(level, message, *args, extra={"port": self._port})

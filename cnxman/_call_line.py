@@ -1,0 +1,105 @@
+"""A port that is read and written by its own methods: `spy://`, `loop://`, `rfc2217://`, and all ports of Windows."""
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import serial
+
+from cnxman import _faults
+from cnxman._line import CHUNK, WriteTurn, close_port, closed
+
+_Result = TypeVar("_Result")
+
+SLICE = 0.1
+"""How long, in seconds, one read waits: a stop takes that long, too."""
+
+
+class CallLine:
+    """A port that is read and written by its own methods.
+
+    Args:
+        port: an open port.
+        idle_timeout: raise `Silent` when nothing came for so many seconds; None waits for ever.
+    """
+
+    def __init__(self, port: serial.Serial, idle_timeout: float | None) -> None:
+        self.port = port
+        self._idle = idle_timeout
+        self._stopped = threading.Event()
+        self._turn = WriteTurn()
+        if port.timeout is None or not 0 < port.timeout <= SLICE:
+            port.timeout = SLICE
+
+    @property
+    def is_open(self) -> bool:
+        """See `Line.is_open`."""
+        return not self._stopped.is_set()
+
+    def read(self) -> bytes:
+        """The next bytes, as soon as there are any; b"" once the line was stopped. Raises at a loss."""
+        came = time.monotonic()
+        while not self._stopped.is_set():
+            data: bytes = self.port.read(1)
+            if data:
+                waiting = min(self.port.in_waiting, CHUNK)
+                return data + self.port.read(waiting) if waiting else data
+            if self._idle is not None and time.monotonic() - came >= self._idle:
+                raise _faults.Silent(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
+        return b""
+
+    def write(self, data: bytes, timeout: float | None) -> int:
+        """Write all of `data`; see `Line.write`.
+
+        Raises:
+            ConnectionException: that says how much went out, as far as the port tells.
+        """
+        sent = 0
+        try:
+            with self._turn.taken(timeout):
+                while sent < len(data):
+                    sent += self._write_some(data[sent:])
+        except Exception as error:
+            raise _faults.not_written(str(self.port.port), sent, len(data), error) from error
+        return sent
+
+    def _write_some(self, data: bytes) -> int:
+        if self._stopped.is_set():
+            raise closed()
+        written = self.port.write(data)
+        self._turn.progress()
+        return len(data) if written is None else int(written)
+
+    def use(self, what: Callable[[serial.Serial], _Result]) -> _Result:
+        """Do something short with the port."""
+        if self._stopped.is_set():
+            raise closed()
+        return what(self.port)
+
+    def wait_for_stop(self, timeout: float) -> None:
+        """See `Line.wait_for_stop`."""
+        self._stopped.wait(timeout)
+
+    def stop(self) -> None:
+        """Make reads and writes return soon."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Close the port."""
+        self._stopped.set()
+        close_port(self.port)
+
+    # A CallLine's reader needs no backlog beside it: these are what a `Backlog` has for it.
+
+    def delivering(self) -> None:
+        """Nothing depends on it."""
+
+    delivered = delivering
+
+    def is_delivering(self) -> bool:
+        """Its port may be closed at any time."""
+        return True
+
+    end = close

@@ -1,0 +1,77 @@
+"""``python -m benchmarks``: exit status 1 when a measurement failed, 0 whatever its figures are."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.metrics import METRICS, Figures
+from benchmarks.peers import PEERS, QUICK, missing
+from benchmarks.report import bounds, svg, table
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--peers", metavar="A,B", help="which readers; all, if not given")
+    parser.add_argument("--metrics", metavar="A,B", help="which measurements; all, if not given")
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer readers and rounds")
+    parser.add_argument("--list", action="store_true", help="print the readers and the measurements")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a picture there")
+    args = parser.parse_args()
+    args.peers = args.peers.split(",") if args.peers else QUICK if args.quick else list(PEERS)
+    args.metrics = args.metrics.split(",") if args.metrics else list(METRICS)
+    if unknown := set(args.peers) - set(PEERS) | set(args.metrics) - set(METRICS):
+        parser.error(f"not in --list: {', '.join(sorted(unknown))}")
+    return args
+
+
+def measure(name: str, metric: str, params: dict[str, Any]) -> Figures | None:
+    """Run one measurement in a process of its own; None if it failed, having said why."""
+    program = [sys.executable, "-m", "benchmarks.metrics", name, metric, json.dumps(params)]
+    try:
+        done = subprocess.run(program, capture_output=True, text=True, timeout=180, check=True)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        print(f"FAILED: {metric}, {name}: {error}\n{str(error.stderr)[-500:]}", file=sys.stderr)
+        return None
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def main() -> int:
+    args = arguments()
+    if args.list:
+        print("readers:", *(f"  {name}: {peer.about}" for name, peer in PEERS.items()), sep="\n")
+        print("measurements:", *(f"  {name}: {each.about}" for name, each in METRICS.items()), sep="\n")
+        return 0
+    absent = {name: why for name in args.peers if (why := missing(name))}
+    print(*(f"skipped {name}: {why}" for name, why in absent.items()), sep="\n", end="", file=sys.stderr)
+    peers = [name for name in args.peers if name not in absent]
+    samples: dict[str, dict[str, list[Figures | None]]] = {}
+    for name in args.metrics:
+        metric = METRICS[name].quick() if args.quick else METRICS[name]
+        running = [peer for peer in peers if name != "reconnect" or PEERS[peer].manage]
+        samples[name] = {peer: [] for peer in running}
+        for turn in range(metric.rounds):
+            for peer in running if turn % 2 == 0 else reversed(running):
+                samples[name][peer].append(measure(peer, name, metric.params))
+        print(f"measured {name}: {metric.about}", file=sys.stderr)
+    where = f"cnxman {version('cnxman')}, Python {platform.python_version()}, Linux {platform.release()}"
+    where += f", {os.cpu_count()} CPUs; medians, in brackets times the floor's"
+    held = bounds(samples)
+    print(where, "", table(samples, peers), "", "It must hold:", "", *(f"- {line}" for line in held), sep="\n")
+    if args.json:
+        report = {"where": where, "must hold": held, "samples": samples}
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    if args.svg:
+        args.svg.write_text(svg(samples, peers))
+    return int(any(None in runs for each in samples.values() for runs in each.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The readers, as their documentation uses them: each opens a line, calls the receiver, and returns its stop."""
+
+import asyncio
+import enum
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from pydispatch import dispatcher
+
+BAUD = 115200
+ORIGINAL = os.path.abspath(".cache/benchmarks/cnxman-0.0.2")  # a place of its own, as it bears our name
+
+Receiver = Callable[[bytes], object]
+Stop = Callable[[], object]
+
+
+Signals = enum.Enum("Signals", {"DATA_RECEIVED": "data-received"})
+
+
+def in_thread(target: Callable[..., object], *args: object) -> threading.Thread:
+    thread = threading.Thread(target=target, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
+def plain_floor(path: str, receiver: Receiver) -> Stop:
+
+    def loop(fd: int, wake: int, deliver: Receiver) -> None:
+        poll, read = poller.poll, os.read
+        while True:
+            for ready, _ in poll():
+                if ready == wake:
+                    return
+            deliver(read(fd, 65536))
+
+    def stop() -> None:
+        os.eventfd_write(wake, 1)
+        thread.join()
+        os.close(fd)
+        os.close(wake)
+
+    fd, wake, poller = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK), os.eventfd(0), select.poll()
+    poller.register(fd, select.POLLIN)
+    poller.register(wake, select.POLLIN)
+    thread = in_thread(loop, fd, wake, receiver)
+    return stop
+
+
+def floor(path: str, receiver: Receiver) -> Stop:
+    send, signal = dispatcher.send, Signals.DATA_RECEIVED
+    sender = threading.Event()  # any object can be one
+    dispatcher.connect(receiver, signal=signal, sender=sender)  # weakly: the caller holds it
+    return plain_floor(path, lambda data: send(signal=signal, sender=sender, data=data))
+
+
+def reader_thread(path: str, receiver: Receiver) -> Stop:
+    serial, threaded = import_module("serial"), import_module("serial.threaded")
+    protocol = threaded.Protocol()
+    protocol.data_received = receiver
+    thread = threaded.ReaderThread(serial.Serial(path, BAUD), lambda: protocol)
+    thread.start()
+    thread.connect()
+    return thread.close  # type: ignore[no-any-return]
+
+
+@cache
+def event_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    in_thread(loop.run_forever)
+    return loop
+
+
+def on_event_loop(package: str, path: str, receiver: Receiver) -> Stop:
+    loop, lost = event_loop(), threading.Event()
+    methods = {"data_received": staticmethod(receiver), "connection_lost": lambda *_: lost.set()}
+    protocol = type("Forward", (asyncio.Protocol,), methods)
+    opening = import_module(package).create_serial_connection(loop, protocol, path, baudrate=BAUD)
+    transport, _ = asyncio.run_coroutine_threadsafe(opening, loop).result(10)
+    return lambda: (loop.call_soon_threadsafe(transport.close), lost.wait(10))
+
+
+def serialx_thread(path: str, receiver: Receiver) -> Stop:
+
+    def loop(read: Callable[[int], bytes]) -> None:
+        while not stopped.is_set():
+            data = read(4096)
+            if data:
+                receiver(data)
+
+    def stop() -> None:
+        stopped.set()
+        thread.join()
+        port.close()
+
+    stopped, port = threading.Event(), import_module("serialx").serial_for_url(path, BAUD, read_timeout=1)
+    port.open()
+    thread = in_thread(loop, port.read)
+    return stop
+
+
+def original(path: str, receiver: Receiver) -> Stop:
+    sys.path.insert(0, ORIGINAL)
+    listener = import_module("cnxman.serial").SerialListener
+    thread = listener(import_module("serial").Serial(path, BAUD))
+    dispatcher.connect(receiver, signal=listener.Signals.DATA_RECEIVED, sender=thread)
+    thread.start()
+    return thread.terminate  # type: ignore[no-any-return]
+
+
+def original_manager(path: str, receiver: Receiver) -> None:
+    sys.path.insert(0, ORIGINAL)
+    connection = import_module("cnxman.serial").SerialConnection(path, BAUD)
+    connection._handle_listener_data_received = receiver  # it printed what came, and told nobody
+    in_thread(import_module("cnxman.basics").ConnectionManager(connection).connect)  # which never returned
+
+
+def cnxman_connection(path: str, receiver: Receiver, **options: int) -> Any:
+    connection = import_module("cnxman").SerialConnection(path, BAUD, **options)
+    connection.subscribe(receiver)
+    return connection
+
+
+def cnxman(path: str, receiver: Receiver, **options: int) -> Stop:
+    connection = cnxman_connection(path, receiver, **options)
+    if not connection.try_connect():
+        raise RuntimeError(f"try_connect() answered False: {connection.last_error}")
+    return connection.disconnect  # type: ignore[no-any-return]
+
+
+def cnxman_manager(path: str, receiver: Receiver) -> None:
+    import_module("cnxman").ConnectionManager(cnxman_connection(path, receiver)).connect()
+
+
+class Peer(NamedTuple):
+    """A reader; ``slowness`` is how many times less it gets to read, ``manage`` reads on after every outage."""
+
+    about: str
+    start: Callable[..., Stop]
+    package: str = "serial"
+    slowness: int = 1
+    manage: Callable[[str, Receiver], None] | None = None
+
+
+FAST, SERIALX = "serial_asyncio_fast", "serialx"
+PEERS = {
+    "floor": Peer("poll, os.read, one dispatcher.send: the least with signals", floor),
+    "floor without dispatch": Peer("poll, os.read, a plain call", plain_floor),
+    "pyserial ReaderThread": Peer("serial.threaded", reader_thread),
+    "pyserial-asyncio-fast": Peer("on one event loop in a thread", partial(on_event_loop, FAST), FAST),
+    "serialx threads": Peer("its read in a thread, with a time-out and a flag", serialx_thread, SERIALX),
+    "serialx asyncio": Peer("on one event loop in a thread", partial(on_event_loop, SERIALX), SERIALX),
+    "cnxman 0.0.2": Peer("the original's SerialListener", original, "serial", 64, original_manager),
+    "cnxman": Peer("SerialConnection", cnxman, "cnxman", 1, cnxman_manager),
+}
+QUICK = ["floor", "pyserial ReaderThread", "cnxman"]
+
+
+def missing(name: str) -> str | None:
+    """Return why a reader can't be measured here, or None. The original is fetched if it isn't there yet."""
+    if name == "cnxman 0.0.2" and not os.path.isdir(ORIGINAL):
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", ORIGINAL]
+        done = subprocess.run([*pip, "cnxman==0.0.2"], capture_output=True, check=False)
+        return "pip could not install it" if done.returncode else None
+    package = PEERS[name].package
+    return None if find_spec(package) else f"{package} is not installed"

@@ -1,0 +1,89 @@
+"""From samples to medians and ratios: the table, what must hold, and the picture."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+# by metric, reader and round; None for a measurement that failed
+Samples = Mapping[str, Mapping[str, Sequence[Mapping[str, float] | None]]]
+
+THREAD = "pyserial ReaderThread"
+BOUNDS = (  # a figure of cnxman's, or its ratio to another reader's, and what it must be
+    ("flood CPU/MB vs ReaderThread", "flood", "CPU ms/MB", THREAD, "<=", 0.5),
+    ("flood MB/s vs ReaderThread", "flood", "MB/s", THREAD, ">=", 1.2),
+    ("packet CPU vs floor", "packets", "CPU us", "floor", "<=", 1.05),
+    ("300 KB/s CPU vs ReaderThread", "300 KB/s", "CPU ms/s", THREAD, "<=", 1.1),
+    ("300 KB/s callbacks vs ReaderThread", "300 KB/s", "calls/s", THREAD, "<=", 0.5),
+    ("latency p50 vs floor", "latency", "p50 us", "floor", "<=", 1.1),
+    ("latency p99 vs floor", "latency", "p99 us", "floor", "<=", 1.5),
+    ("idle wake-ups/s", "idle", "wake-ups/s", None, "<=", 0),
+    ("most lines", "most", "lines", None, ">=", 1500),
+    ("slowest stop, ms", "stop", "ms", None, "<=", 5),
+    ("stalled receiver, KB dropped", "stall", "KB dropped", None, "<=", 0),
+    ("stalled receiver, 256 KiB buffer, MB grown", "bounded", "MB grown", None, "<=", 6),
+)
+PANELS = {"flood": "CPU ms/MB", "packets": "CPU us", "300 KB/s": "CPU ms/s", "latency": "p99 us"}
+PANELS |= {"idle": "wake-ups/s", "stall": "KB dropped"}
+STYLE = "text { font: 13px sans-serif; fill: #24292f } .other { fill: #9aa4af } .cnxman { fill: #1f77b4 }"
+
+
+def median(samples: Samples, metric: str, key: str, peer: str, to: str | None = None) -> float | None:
+    """Return a median, or that of the ratios in each round: what slows a whole round falls out of them."""
+    runs = samples.get(metric, {})
+    rounds = zip(runs.get(peer, ()), runs.get(to or peer, ()), strict=False)
+    pairs = [(run[key], base[key]) for run, base in rounds if run and base]
+    values = [value / base if to else value for value, base in pairs if base or not to]
+    return statistics.median(values) if values else None
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(samples: Samples, peers: Sequence[str]) -> str:
+    """Return a row a figure, a column a reader; in brackets, how many times the floor's it is."""
+
+    def cell(metric: str, key: str, peer: str) -> str:
+        times = median(samples, metric, key, peer, "floor") if peer != "floor" else None
+        return number(median(samples, metric, key, peer)) + (f" ({number(times)})" if times else "")
+
+    rows = [["", *peers], ["---"] * (len(peers) + 1)]
+    for metric, runs in samples.items():
+        keys = next((list(run) for each in runs.values() for run in each if run), [])
+        rows += [[f"{metric}: {key}", *(cell(metric, key, peer) for peer in peers)] for key in keys]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def bounds(samples: Samples) -> list[str]:
+    """Return a line for each thing that must hold and was measured."""
+    lines = []
+    for title, metric, key, to, sign, limit in BOUNDS:
+        value = median(samples, metric, key, "cnxman", to)
+        if value is not None:
+            holds = value <= limit if sign == "<=" else value >= limit
+            lines.append(f"{title} {number(value)} ({sign} {limit:g}){'' if holds else ' NOT HELD'}")
+    return lines
+
+
+def svg(samples: Samples, peers: Sequence[str]) -> str:
+    """Return bars, a panel a figure; those beyond four times the floor's and ours are cut off, with an arrow."""
+    parts, y = [f"<style>{STYLE}</style>", '<rect width="100%" height="100%" fill="#fff"/>'], 0
+    for metric, key in PANELS.items():
+        values = {peer: median(samples, metric, key, peer) for peer in peers}
+        shown = {peer: value for peer, value in values.items() if value is not None}
+        most = max(shown.values(), default=0)
+        full = min(most, 4 * max(shown.get("floor", 0), shown.get("cnxman", 0)) or most) or 1
+        y += 30
+        parts.append(f'<text x="10" y="{y}" font-weight="bold">{metric}: {key}</text>')
+        for peer, value in shown.items():
+            y += 20
+            width = max(1, 480 * min(value / full, 1))
+            kind, arrow = "cnxman" if peer == "cnxman" else "other", " →" if value > full else ""
+            parts += [
+                f'<text x="172" y="{y}" text-anchor="end">{peer}</text>',
+                f'<rect class="{kind}" x="180" y="{y - 11}" width="{width:.0f}" height="14"/>',
+                f'<text x="{186 + width:.0f}" y="{y}">{number(value)}{arrow}</text>',
+            ]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {y + 15}">'
+    return "\n".join([head, *parts, "</svg>\n"])

@@ -72,8 +72,8 @@ def boot_and_run(cache: str, logs: str, names: list[str], report: Report) -> int
                 limit = time.monotonic() + 20
             elif told["what"] == "exit":
                 if begun < len(names) or told["status"]:
-                    report.check(f"the guest runs to its end: status {told['status']}", False, {})
-                return len(names)
+                    report.check(f"{current} runs to its end: the guest ended, status {told['status']}", False, {})
+                return max(1, begun)
     except RigError as error:
         report.check(f"{current} runs to its end: {error}", False, {})
         return max(1, begun)
@@ -97,7 +97,8 @@ def main() -> int:
         return 0
     names = arguments.scenarios or [n for n, one in SCENARIOS.items() if arguments.long or not one.long]
     build = [os.path.join(HERE, "build.sh"), arguments.cache]
-    subprocess.run(build, check=True, env={**os.environ, "PYTHON": sys.executable})
+    if subprocess.run(build, check=False, env={**os.environ, "PYTHON": sys.executable}).returncode:
+        return 2
     logs = os.path.join(arguments.cache, "logs")
     shutil.rmtree(logs, ignore_errors=True)
     started, report = time.monotonic(), Report()

@@ -33,7 +33,7 @@ fetch() {
     kernel=$(apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
     [ -n "$kernel" ] && (cd "$WORK/debs" && apt-get download -qq -o APT::Sandbox::User=root "$kernel" $DEBS)
 }
-fetch || { as_root apt-get update -qq; fetch; }
+fetch || { as_root apt-get update -qq; fetch; } || { say "cannot fetch Debian's packages"; exit 1; }
 for deb in $DEBS; do dpkg -x "$WORK/debs/${deb}"_*.deb "$WORK/root"; done
 dpkg --fsys-tarfile "$WORK"/debs/linux-image-*.deb |
     tar -x -C "$WORK/kernel" --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/drivers/usb/*'

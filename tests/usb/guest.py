@@ -106,6 +106,11 @@ def nodes() -> list[str]:
     return sorted(glob.glob("/dev/ttyUSB*"))
 
 
+def wait_for_nodes(count: int) -> None:
+    """Waits until there are so many device nodes."""
+    wait_for(lambda: len(nodes()) == count, f"{count} device nodes")
+
+
 def node_of(serial: str) -> str:
     """The device node of the adapter with this serial number, as sysfs has it."""
     for path in glob.glob("/sys/bus/usb-serial/devices/ttyUSB*"):
@@ -170,7 +175,11 @@ class Line:
     def __enter__(self) -> Self:
         self.manager.connect()
         if self._wait:
-            assert self.manager.wait_until_connected(10), f"not connected: {self.manager.last_error}"
+            try:
+                self.when("connected", 0, 10)
+            except AssertionError:
+                self.manager.teardown()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -261,7 +270,7 @@ def restore() -> None:
     if plugged != {"dev0": "RIG0"} or nodes() != [NODE]:
         for adapter in plugged:
             unplug(adapter)
-        wait_for(lambda: not nodes(), "no adapter")
+        wait_for_nodes(0)
         replug()
     wait_for(lambda: nodes() == [NODE] and node_of("RIG0"), "one adapter")
     _host.ask("settings")

@@ -35,16 +35,16 @@ class RigError(Exception):
 
 
 def dial(path: str) -> socket.socket:
-    """A connection to QEMU's socket at `path`, which may not be there yet."""
+    """A connection to QEMU's socket at `path`, which may not be there yet; RigError when it never is."""
     give_up = time.monotonic() + 10
     while True:
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(path)
-        except OSError:
+        except OSError as error:
             sock.close()
             if time.monotonic() > give_up:
-                raise
+                raise RigError("QEMU does not answer") from error
             time.sleep(0.02)
         else:
             return sock

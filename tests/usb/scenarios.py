@@ -19,7 +19,6 @@ from .guest import (
     end,
     figure,
     flood,
-    node_of,
     nodes,
     outage,
     process,
@@ -30,6 +29,7 @@ from .guest import (
     take,
     unplug,
     wait_for,
+    wait_for_nodes,
 )
 
 
@@ -140,13 +140,14 @@ def outage_of_2_seconds() -> None:
 def outage_of_30_seconds() -> None:
     """The adapter is away for 30 s; what waiting for it costs is measured."""
     with Line() as line:
-        line.when("recovering", unplug())
+        pulled = unplug()
+        line.when("recovering", pulled)
         time.sleep(2)
         used = time.process_time()
         time.sleep(26)
         figure("processor time, in each second of waiting", (time.process_time() - used) / 26)
         replug()
-        line.returns(0)
+        line.returns(pulled)
         check("back by itself, under its own name, data both ways")
 
 
@@ -247,7 +248,7 @@ def pull_during_connect() -> None:
 
 def up_again(line: Line) -> None:
     """After the adapter's return: the line is back by itself, on its own node, with data both ways."""
-    wait_for(nodes, "the node")
+    wait_for_nodes(1)
     assert nodes() == [NODE], f"there: {nodes()}"
     returned = appeared(NODE)
     figure("return", line.when("connected", returned) - returned)
@@ -269,16 +270,16 @@ def swap_by_hwgrep() -> None:
 def swap(url: str) -> None:
     """Two adapters come back under each other's name, and then under their own."""
     replug("dev1")
-    wait_for(lambda: node_of("RIG1"), "the second adapter")
+    wait_for_nodes(2)
     with Line(url.format(0)) as first, Line(url.format(1)) as second:
         for order in (("dev1", "dev0"), ("dev0", "dev1")):
             pulls = [unplug("dev0"), unplug("dev1")]
             first.when("recovering", pulls[0])
             second.when("recovering", pulls[1])
-            wait_for(lambda: not nodes(), "no adapter")
-            for taken, adapter in enumerate(order, start=1):
+            wait_for_nodes(0)
+            for count, adapter in enumerate(order, start=1):
                 replug(adapter)
-                wait_for(lambda wanted=taken: len(nodes()) == wanted, "the node")  # type: ignore[misc]
+                wait_for_nodes(count)
             names = (f"/dev/ttyUSB{order.index('dev0')}", f"/dev/ttyUSB{order.index('dev1')}")
             first.returns(pulls[0], names[0], "dev0")
             second.returns(pulls[1], names[1], "dev1")
@@ -291,10 +292,10 @@ def twins() -> None:
     from cnxman.serial import SerialConnection
 
     unplug()
-    wait_for(lambda: not nodes(), "no adapter")
-    for number, adapter in enumerate(("dev0", "dev1"), start=1):
+    wait_for_nodes(0)
+    for count, adapter in enumerate(("dev0", "dev1"), start=1):
         replug(adapter, "TWIN")
-        wait_for(lambda wanted=number: len(nodes()) == wanted, "the node")  # type: ignore[misc]
+        wait_for_nodes(count)
     both = SerialConnection("usb://0403:6001/TWIN")
     refused = not both.try_connect()
     text = str(both.last_error)

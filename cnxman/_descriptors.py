@@ -1,0 +1,50 @@
+"""Standard input, output and error as bare descriptors: what is written is out when the call returns.
+
+Python's own `sys.stdout` collects, translates line ends, and complains at the end of a process whose pipe was closed.
+"""
+
+import os
+import select
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+_MOST = 64 * 1024
+"""The most bytes taken by one read."""
+
+
+def open_the_missing() -> None:
+    """Let standard input, output and error lead to nowhere where the caller closed them.
+
+    Otherwise the serial port would get the first free number, and messages meant for people would go to the device.
+    """
+    for number in (STDIN, STDOUT, STDERR):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, for as long as that takes.
+
+    Raises:
+        BrokenPipeError: the pipe's other end was closed.
+        OSError: it can't be written, for example because the disk is full.
+    """
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # another process made the pipe we share non-blocking
+            select.select([], [descriptor], [])
+
+
+def read_some(descriptor: int) -> bytes:
+    """Wait for something to read, and return it; b"" at the end of input."""
+    while True:
+        try:
+            return os.read(descriptor, _MOST)
+        except BlockingIOError:
+            select.select([descriptor], [], [])
+        except OSError:  # a terminal that was closed answers EIO: its end of input
+            return b""

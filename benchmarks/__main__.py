@@ -39,8 +39,7 @@ def measure(name: str, metric: str, params: dict[str, Any]) -> Figures | None:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         print(f"FAILED: {metric}, {name}: {error}\n{str(error.stderr)[-500:]}", file=sys.stderr)
         return None
-    figures: Figures = json.loads(done.stdout)
-    return figures
+    return dict(json.loads(done.stdout))
 
 
 def main() -> int:
@@ -50,12 +49,13 @@ def main() -> int:
         print("measurements:", *(f"  {name}: {each.about}" for name, each in METRICS.items()), sep="\n")
         return 0
     absent = {name: why for name in args.peers if (why := missing(name))}
-    print(*(f"skipped {name}: {why}" for name, why in absent.items()), sep="\n", end="", file=sys.stderr)
+    for name, why in absent.items():
+        print(f"skipped {name}: {why}", file=sys.stderr)
     peers = [name for name in args.peers if name not in absent]
     samples: dict[str, dict[str, list[Figures | None]]] = {}
     for name in args.metrics:
         metric = METRICS[name].quick() if args.quick else METRICS[name]
-        running = [peer for peer in peers if name != "reconnect" or PEERS[peer].manage]
+        running = [peer for peer in peers if name != "reconnect" or PEERS[peer].manages]
         samples[name] = {peer: [] for peer in running}
         for turn in range(metric.rounds):
             for peer in running if turn % 2 == 0 else reversed(running):
@@ -66,8 +66,7 @@ def main() -> int:
     held = bounds(samples)
     print(where, "", table(samples, peers), "", "It must hold:", "", *(f"- {line}" for line in held), sep="\n")
     if args.json:
-        report = {"where": where, "must hold": held, "samples": samples}
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        args.json.write_text(json.dumps({"where": where, "bounds": held, "samples": samples}, indent=1))
     if args.svg:
         args.svg.write_text(svg(samples, peers))
     return int(any(None in runs for each in samples.values() for runs in each.values()))

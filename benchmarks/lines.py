@@ -29,6 +29,8 @@ class Writer:
         program = [sys.executable, "-m", "benchmarks.lines", mode, str(fd), str(asked), json.dumps(params)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(program, stdin=pipe, stdout=pipe, pass_fds=(fd, asked), text=True)
+        assert self.process.stdout is not None
+        self.hear = self.process.stdout.readline
         self.greeting = self.hear()
         if pinned:
             cpu = {min(os.sched_getaffinity(0))}
@@ -37,10 +39,6 @@ class Writer:
 
     def tell(self, text: str) -> None:
         print(text, file=self.process.stdin, flush=True)
-
-    def hear(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
 
 
 def open_line() -> tuple[int, str]:
@@ -53,11 +51,6 @@ def open_line() -> tuple[int, str]:
 def pattern(size: int) -> bytes:
     """Return the bytes that a stream consists of; the reader makes them again, to verify what came."""
     return random.Random(20240229).randbytes(size)
-
-
-def sleep_until(deadline: float) -> None:
-    while (left := deadline - time.perf_counter()) > 0:
-        time.sleep(left)
 
 
 def stream(fd: int, _ack: int, total: int, chunk: int = 4096, rate: float = 0, drop: bool = False) -> int:
@@ -78,7 +71,7 @@ def stream(fd: int, _ack: int, total: int, chunk: int = 4096, rate: float = 0, d
             taken += count
             left = 0 if drop else left - count
         if rate:
-            sleep_until(start + (offered + chunk) / rate)
+            time.sleep(max(0, start + (offered + chunk) / rate - time.perf_counter()))
     return taken
 
 
@@ -87,7 +80,7 @@ def stamps(fd: int, _ack: int, count: int, period: float) -> int:
     start = time.perf_counter()
     for index in range(count):
         os.write(fd, struct.pack("<QQ", time.perf_counter_ns(), index))
-        sleep_until(start + (index + 1) * period)
+        time.sleep(max(0, start + (index + 1) * period - time.perf_counter()))
     return count * 16
 
 

@@ -23,36 +23,25 @@ from benchmarks.peers import PEERS, Peer, Receiver, Stop
 Figures = dict[str, float]
 
 
-class Sink:
-    """What a receiver copied, to be verified later; the first call of it waits until it is ``free``."""
+def copying(buffer: bytearray, sizes: list[int], free: threading.Event) -> Receiver:
+    """Return a receiver that copies what comes; its first call waits until it is ``free``."""
+    view, add, at = memoryview(buffer), sizes.append, 0
 
-    def __init__(self, total: int) -> None:
-        self.sent, self.buffer = pattern(total), bytearray(b"\1") * total  # memory that is there from now on
-        self.sizes: list[int] = []
-        self.free = threading.Event()
+    def receive(data: bytes) -> None:
+        nonlocal at
+        if not at:
+            free.wait()
+        end = at + len(data)
+        view[at:end] = data
+        add(end - at)
+        at = end
 
-    def receiver(self) -> Receiver:
-        view, add, at = memoryview(self.buffer), self.sizes.append, 0
+    return receive
 
-        def receive(data: bytes) -> None:
-            nonlocal at
-            if not at:
-                self.free.wait()
-            end = at + len(data)
-            view[at:end] = data
-            add(end - at)
-            at = end
 
-        return receive
-
-    def await_all(self, count: int) -> None:
-        limit = time.perf_counter() + 10
-        while sum(self.sizes) < count and time.perf_counter() < limit:
-            time.sleep(0.001)
-
-    def verify(self, count: int) -> None:
-        if sum(self.sizes) != count or self.buffer[:count] != self.sent[:count]:
-            raise RuntimeError(f"{sum(self.sizes)} bytes came of {count}, or not those that were sent")
+def hearing() -> tuple[threading.Event, Receiver]:
+    heard = threading.Event()
+    return heard, lambda data: heard.set() if data else None
 
 
 def stopwatch() -> Callable[[], tuple[float, float]]:
@@ -81,24 +70,29 @@ def stream(peer: Peer, total: int, stall: float = 0, pinned: bool = True, **writ
         total //= peer.slowness
         if stall and peer.package == "cnxman":  # the only one with such a setting
             peer = peer._replace(start=functools.partial(peer.start, buffer_size=256 * 1024))
-    sink = Sink(total)
-    receiver = sink.receiver()
+    sent, buffer = pattern(total), bytearray(b"\1") * total  # memory that is there from now on
+    sizes: list[int] = []
+    free = threading.Event()
+    receiver = copying(buffer, sizes, free)
     line, stop = read(peer, receiver, "stream", pinned, total=total, **writing)
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory use so far
     before, spent = status("VmHWM"), stopwatch()
     line.tell("go")
     time.sleep(stall)
-    sink.free.set()
+    free.set()
     taken = int(line.hear())
-    sink.await_all(taken)
+    limit = time.perf_counter() + 10
+    while sum(sizes) < taken and time.perf_counter() < limit:
+        time.sleep(0.001)
     (wall, cpu), grown = spent(), status("VmHWM") - before
     stop()
-    sink.verify(taken)
+    if sum(sizes) != taken or buffer[:taken] != sent[:taken]:
+        raise RuntimeError(f"{sum(sizes)} bytes came of {taken}, or not those that were sent")
     return {
         "MB/s": taken / wall / 1e6,
         "CPU ms/MB": cpu / taken * 1e9,
         "CPU ms/s": cpu / wall * 1e3,
-        "calls/s": len(sink.sizes) / wall,
+        "calls/s": len(sizes) / wall,
         "KB dropped": (total - taken) / 1e3,
         "MB grown": grown * 1024 / 1e6,
     }
@@ -158,16 +152,7 @@ def hold(peer: Peer, lines: int, seconds: float = 0, breaking: bool = False) -> 
     """Open one line more and hear a byte on it, until there are enough; then nothing comes for a while."""
     farm = Writer("farm", count=lines)
     kept: list[Receiver] = []
-    footprints: list[tuple[int, int, int]] = []
-
-    def open_next(path: str) -> None:
-        heard = threading.Event()
-        kept.append(lambda data: heard.set() if data else None)
-        peer.start(path, kept[-1])
-        farm.tell(str(len(footprints)))
-        if not heard.wait(2):
-            raise RuntimeError(f"nothing came on line {len(kept)}")
-        footprints.append((status("VmRSS"), status("Threads"), len(os.listdir("/proc/self/fd"))))
+    count, footprints = 0, []
 
     def wake_ups() -> int:
         others = [task for task in os.listdir("/proc/self/task") if int(task) != os.getpid()]
@@ -176,20 +161,28 @@ def hold(peer: Peer, lines: int, seconds: float = 0, breaking: bool = False) -> 
 
     with contextlib.suppress(*([Exception] if breaking else [])):  # each breaks in its own way
         for path in farm.greeting.split():
-            open_next(path)
+            heard, receiver = hearing()
+            kept.append(receiver)  # some hold it weakly
+            peer.start(path, receiver)
+            farm.tell(str(count))
+            if not heard.wait(1):
+                raise RuntimeError(f"line {count} is silent")
+            count += 1
+            if count in (1, lines):
+                footprints.append((status("VmRSS"), status("Threads"), len(os.listdir("/proc/self/fd"))))
     time.sleep(0.3)
     before, spent = wake_ups(), stopwatch()
     time.sleep(seconds)
     (wall, cpu), woken = spent(), wake_ups() - before
-    figures: Figures = {"lines": len(footprints), "CPU ms/s": cpu / wall * 1e3, "wake-ups/s": woken / wall}
+    figures: Figures = {"lines": count, "CPU ms/s": cpu / wall * 1e3, "wake-ups/s": woken / wall}
     for name, first, last in zip(("KiB", "threads", "descriptors"), footprints[0], footprints[-1], strict=True):
         figures[name] = (last - first) / (lines - 1)
     return figures
 
 
-def stop(peer: Peer, times: int = 10) -> Figures:
+def stop(peer: Peer, times: int) -> Figures:
     """Stop a reader that waits."""
-    took, threads, receiver = [], [], Sink(1).receiver()
+    took, threads, (_, receiver) = [], [], hearing()
     for _ in range(times + 1):  # the first one loads modules, and starts what all share
         stop = peer.start(open_line()[1], receiver)
         time.sleep(0.05)
@@ -203,12 +196,7 @@ def stop(peer: Peer, times: int = 10) -> Figures:
 
 def reconnect(peer: Peer, seconds: float) -> Figures:
     """Take the line away, after a while put another in its place, and speak until it is heard."""
-    heard, manage = threading.Event(), peer.manage
-    assert manage is not None
-
-    def receiver(data: bytes) -> None:
-        if data:
-            heard.set()
+    heard, receiver = hearing()
 
     def put_back() -> int:
         far, near = open_line()
@@ -225,7 +213,7 @@ def reconnect(peer: Peer, seconds: float) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "line")
         far = put_back()
-        manage(path, receiver)
+        peer.start(path, receiver, managed=True)
         await_heard(far)
         os.unlink(path)
         os.close(far)
@@ -244,9 +232,9 @@ class Metric(NamedTuple):
 
     def quick(self) -> "Metric":
         """Return it with a third of the rounds, each with a quarter to do."""
-        fewer = {"total", "count", "seconds", "stall"} & set(self.params)
+        fewer = {"total", "count", "seconds", "stall", "times"} & set(self.params)
         less = {name: type(self.params[name])(self.params[name] / 4) for name in fewer}
-        return self._replace(rounds=(self.rounds + 2) // 3, params=self.params | less)
+        return self._replace(rounds=max(1, self.rounds // 3), params=self.params | less)
 
 
 SLOW, FAST = ({"total": 3 * rate, "rate": rate, "chunk": 64} for rate in (11520, 300_000))
@@ -262,7 +250,7 @@ METRICS = {
     "idle": Metric("50 silent lines", hold, "CPU ms/s, wake-ups/s", 3, {"lines": 50, "seconds": 3.0}),
     "a line": Metric("of 100 beyond the first", hold, "KiB, threads, descriptors", 3, {"lines": 101}),
     "most": Metric("one line more until it fails, up to 1500", hold, "lines", 1, BREAKING),
-    "stop": Metric("the slowest of ten", stop, "ms, threads left", 3, {}),
+    "stop": Metric("the slowest of ten", stop, "ms, threads left", 3, {"times": 10}),
     "reconnect": Metric("from when the line is back after 2 s", reconnect, "ms", 3, {"seconds": 2.0}),
     "stall": Metric("3 MB at 1 MB/s, receiver stalls, writer drops", stream, "KB dropped", 3, DROPPING),
     "bounded": Metric("8 MB, receiver stalls, buffer_size 256 KiB", stream, "MB grown", 3, BOUNDED),

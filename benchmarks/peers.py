@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydispatch import dispatcher
 
@@ -20,8 +20,6 @@ ORIGINAL = os.path.abspath(".cache/benchmarks/cnxman-0.0.2")  # a place of its o
 
 Receiver = Callable[[bytes], object]
 Stop = Callable[[], object]
-
-
 Signals = enum.Enum("Signals", {"DATA_RECEIVED": "data-received"})
 
 
@@ -32,7 +30,6 @@ def in_thread(target: Callable[..., object], *args: object) -> threading.Thread:
 
 
 def plain_floor(path: str, receiver: Receiver) -> Stop:
-
     def loop(fd: int, wake: int, deliver: Receiver) -> None:
         poll, read = poller.poll, os.read
         while True:
@@ -88,11 +85,9 @@ def on_event_loop(package: str, path: str, receiver: Receiver) -> Stop:
 
 
 def serialx_thread(path: str, receiver: Receiver) -> Stop:
-
     def loop(read: Callable[[int], bytes]) -> None:
         while not stopped.is_set():
-            data = read(4096)
-            if data:
+            if data := read(4096):
                 receiver(data)
 
     def stop() -> None:
@@ -106,47 +101,38 @@ def serialx_thread(path: str, receiver: Receiver) -> Stop:
     return stop
 
 
-def original(path: str, receiver: Receiver) -> Stop:
+def original(path: str, receiver: Receiver, managed: bool = False) -> Stop:
     sys.path.insert(0, ORIGINAL)
-    listener = import_module("cnxman.serial").SerialListener
-    thread = listener(import_module("serial").Serial(path, BAUD))
-    dispatcher.connect(receiver, signal=listener.Signals.DATA_RECEIVED, sender=thread)
+    serial = import_module("cnxman.serial")
+    if managed:
+        connection = serial.SerialConnection(path, BAUD)
+        connection._handle_listener_data_received = receiver  # it printed what came, and told nobody
+        return in_thread(import_module("cnxman.basics").ConnectionManager(connection).connect).join
+    thread = serial.SerialListener(import_module("serial").Serial(path, BAUD))
+    dispatcher.connect(receiver, signal=thread.Signals.DATA_RECEIVED, sender=thread)
     thread.start()
     return thread.terminate  # type: ignore[no-any-return]
 
 
-def original_manager(path: str, receiver: Receiver) -> None:
-    sys.path.insert(0, ORIGINAL)
-    connection = import_module("cnxman.serial").SerialConnection(path, BAUD)
-    connection._handle_listener_data_received = receiver  # it printed what came, and told nobody
-    in_thread(import_module("cnxman.basics").ConnectionManager(connection).connect)  # which never returned
-
-
-def cnxman_connection(path: str, receiver: Receiver, **options: int) -> Any:
-    connection = import_module("cnxman").SerialConnection(path, BAUD, **options)
+def cnxman(path: str, receiver: Receiver, managed: bool = False, **options: int) -> Stop:
+    library = import_module("cnxman")
+    connection = library.SerialConnection(path, BAUD, **options)
     connection.subscribe(receiver)
-    return connection
-
-
-def cnxman(path: str, receiver: Receiver, **options: int) -> Stop:
-    connection = cnxman_connection(path, receiver, **options)
-    if not connection.try_connect():
+    if managed:
+        library.ConnectionManager(connection).connect()
+    elif not connection.try_connect():
         raise RuntimeError(f"try_connect() answered False: {connection.last_error}")
     return connection.disconnect  # type: ignore[no-any-return]
 
 
-def cnxman_manager(path: str, receiver: Receiver) -> None:
-    import_module("cnxman").ConnectionManager(cnxman_connection(path, receiver)).connect()
-
-
 class Peer(NamedTuple):
-    """A reader; ``slowness`` is how many times less it gets to read, ``manage`` reads on after every outage."""
+    """A reader; ``slowness`` is how many times less it gets to read, one that ``manages`` outlives outages."""
 
     about: str
     start: Callable[..., Stop]
     package: str = "serial"
     slowness: int = 1
-    manage: Callable[[str, Receiver], None] | None = None
+    manages: bool = False
 
 
 FAST, SERIALX = "serial_asyncio_fast", "serialx"
@@ -157,8 +143,8 @@ PEERS = {
     "pyserial-asyncio-fast": Peer("on one event loop in a thread", partial(on_event_loop, FAST), FAST),
     "serialx threads": Peer("its read in a thread, with a time-out and a flag", serialx_thread, SERIALX),
     "serialx asyncio": Peer("on one event loop in a thread", partial(on_event_loop, SERIALX), SERIALX),
-    "cnxman 0.0.2": Peer("the original's SerialListener", original, "serial", 64, original_manager),
-    "cnxman": Peer("SerialConnection", cnxman, "cnxman", 1, cnxman_manager),
+    "cnxman 0.0.2": Peer("the original's SerialListener", original, "serial", 64, manages=True),
+    "cnxman": Peer("SerialConnection", cnxman, "cnxman", manages=True),
 }
 QUICK = ["floor", "pyserial ReaderThread", "cnxman"]
 
@@ -167,7 +153,7 @@ def missing(name: str) -> str | None:
     """Return why a reader can't be measured here, or None. The original is fetched if it isn't there yet."""
     if name == "cnxman 0.0.2" and not os.path.isdir(ORIGINAL):
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", ORIGINAL]
-        done = subprocess.run([*pip, "cnxman==0.0.2"], capture_output=True, check=False)
-        return "pip could not install it" if done.returncode else None
+        if subprocess.run([*pip, "cnxman==0.0.2"], capture_output=True, check=False).returncode:
+            return "pip could not install it"
     package = PEERS[name].package
     return None if find_spec(package) else f"{package} is not installed"

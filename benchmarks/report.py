@@ -3,16 +3,14 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-# by metric, reader and round; None for a measurement that failed
-Samples = Mapping[str, Mapping[str, Sequence[Mapping[str, float] | None]]]
+Samples = Mapping[str, Mapping[str, Sequence[Mapping[str, float] | None]]]  # by metric, reader, round
 
-THREAD = "pyserial ReaderThread"
 BOUNDS = (  # a figure of cnxman's, or its ratio to another reader's, and what it must be
-    ("flood CPU/MB vs ReaderThread", "flood", "CPU ms/MB", THREAD, "<=", 0.5),
-    ("flood MB/s vs ReaderThread", "flood", "MB/s", THREAD, ">=", 1.2),
+    ("flood CPU/MB vs ReaderThread", "flood", "CPU ms/MB", "pyserial ReaderThread", "<=", 0.5),
+    ("flood MB/s vs ReaderThread", "flood", "MB/s", "pyserial ReaderThread", ">=", 1.2),
     ("packet CPU vs floor", "packets", "CPU us", "floor", "<=", 1.05),
-    ("300 KB/s CPU vs ReaderThread", "300 KB/s", "CPU ms/s", THREAD, "<=", 1.1),
-    ("300 KB/s callbacks vs ReaderThread", "300 KB/s", "calls/s", THREAD, "<=", 0.5),
+    ("300 KB/s CPU vs ReaderThread", "300 KB/s", "CPU ms/s", "pyserial ReaderThread", "<=", 1.1),
+    ("300 KB/s callbacks vs ReaderThread", "300 KB/s", "calls/s", "pyserial ReaderThread", "<=", 0.5),
     ("latency p50 vs floor", "latency", "p50 us", "floor", "<=", 1.1),
     ("latency p99 vs floor", "latency", "p99 us", "floor", "<=", 1.5),
     ("idle wake-ups/s", "idle", "wake-ups/s", None, "<=", 0),
@@ -70,8 +68,7 @@ def svg(samples: Samples, peers: Sequence[str]) -> str:
     """Return bars, a panel a figure; those beyond four times the floor's and ours are cut off, with an arrow."""
     parts, y = [f"<style>{STYLE}</style>", '<rect width="100%" height="100%" fill="#fff"/>'], 0
     for metric, key in PANELS.items():
-        values = {peer: median(samples, metric, key, peer) for peer in peers}
-        shown = {peer: value for peer, value in values.items() if value is not None}
+        shown = {peer: value for peer in peers if (value := median(samples, metric, key, peer)) is not None}
         most = max(shown.values(), default=0)
         full = min(most, 4 * max(shown.get("floor", 0), shown.get("cnxman", 0)) or most) or 1
         y += 30
@@ -85,5 +82,5 @@ def svg(samples: Samples, peers: Sequence[str]) -> str:
                 f'<rect class="{kind}" x="180" y="{y - 11}" width="{width:.0f}" height="14"/>',
                 f'<text x="{186 + width:.0f}" y="{y}">{number(value)}{arrow}</text>',
             ]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {y + 15}">'
-    return "\n".join([head, *parts, "</svg>\n"])
+    parts.insert(0, f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {y + 15}">')
+    return "\n".join([*parts, "</svg>\n"])

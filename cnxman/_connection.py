@@ -5,7 +5,6 @@ These are the parts of `cnxman.basics` that know nothing of a manager, and bear 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from enum import Enum
 
 from cnxman import signals
 
@@ -78,7 +77,7 @@ class Connection(ABC):
     A subclass need not call `super().__init__()`.
     """
 
-    class Signals(Enum):
+    class Signals(signals.Signal):
         """What connections send; see `pydispatch.dispatcher`."""
 
         RAISE_ALARM = "raise-alarm"

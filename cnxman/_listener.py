@@ -2,7 +2,6 @@
 
 import threading
 import warnings
-from enum import Enum
 
 import serial as pyserial
 
@@ -30,7 +29,7 @@ class SerialListener(LibraryThread):
         idle_timeout: take the line for lost when nothing came for this many seconds; None waits for ever.
     """
 
-    class Signals(Enum):
+    class Signals(signals.Signal):
         """What listeners send, on their own thread."""
 
         DATA_RECEIVED = "data-received"

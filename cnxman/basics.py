@@ -7,7 +7,7 @@ inputs, transitions, and then what they do. Which thread runs what is told in `c
 import logging
 import threading
 from collections.abc import Callable, Hashable
-from enum import Enum, StrEnum
+from enum import StrEnum
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -52,7 +52,7 @@ class ConnectionManager:
 
     logger: logging.Logger
 
-    class Signals(Enum):
+    class Signals(signals.Signal):
         """What a manager sends, on the thread that runs the input in question."""
 
         STATE_CHANGED = "state-changed"
@@ -98,6 +98,11 @@ class ConnectionManager:
     def teardown(self) -> None:
         """Disconnect and release everything, for good. When this returns no thread of the library is left."""
         self._inputs.give("teardown", self._teardown)
+
+    @property
+    def connection(self) -> Connection:
+        """What is kept up, as it was given."""
+        return self._connection
 
     @property
     def state(self) -> ConnectionState:
@@ -348,22 +353,26 @@ class ConnectionManager:
                 return None
         except Exception as raised:
             error = raised if isinstance(raised, ConnectionException) else ConnectionException.from_exception(raised)
-            self.logger.log(self._complaint.level(str(error)), "the attempt raised %s", error, exc_info=raised)
+            self._log(self._complaint.level(str(error)), "the attempt raised %s", error, exc_info=raised)
             return error
         return self._connection.last_error or _unexplained("the attempt failed and gave no reason")
 
     def _call_safely(self, method: Callable[[], None]) -> None:
         try:
             method()
-        except Exception:
-            self.logger.exception("%s raised", signals.name_of(method))
+        except Exception as raised:
+            self._log(logging.ERROR, "%s raised", signals.name_of(method), exc_info=raised)
 
     def _announce_change(self, error: ConnectionException | None) -> None:
         state, previous, self._told = self.state, self._told, self.state
         with self._change:
             self._change.notify_all()
-        self.logger.debug("%s: %s -> %s (%s)", self._connection, previous, state, error)
+        self._log(logging.DEBUG, "%s: %s -> %s (%s)", self._connection, previous, state, error)
         signals.send(self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error)
+
+    def _log(self, level: int, message: str, *args: object, exc_info: Exception | None = None) -> None:
+        known = {"port": getattr(self._connection, "port", None), "state": self.state}
+        self.logger.log(level, message, *args, exc_info=exc_info, extra=known)
 
 
 def _unexplained(message: str) -> ConnectionException:

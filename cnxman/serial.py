@@ -10,7 +10,6 @@ port, and can be used by itself. Which thread runs what:
 import logging
 import threading
 from collections.abc import Callable, Collection, Hashable
-from enum import Enum
 from typing import TypeVar
 
 import serial as pyserial
@@ -109,7 +108,7 @@ class SerialConnection(PortControls):
 
     logger: logging.Logger
 
-    class Signals(Enum):
+    class Signals(signals.Signal):
         """What serial connections send, in order, on the listener's thread; besides `Connection.Signals`."""
 
         DATA_RECEIVED = "data-received"

@@ -1,9 +1,8 @@
 """The one place that tells receivers, and `subscribe`.
 
-PyDispatcher keeps the tables; this module reads them with its public `getReceivers` and calls each receiver
-with its `robustApply`. Its own `send` is not used, because there a receiver that disconnects itself makes it
-skip the next one, and a receiver that raises keeps the rest from hearing. Here receivers are called
-from a snapshot, and what one raises is logged.
+PyDispatcher keeps the tables; this module reads them, and calls each receiver with PyDispatcher's `robustApply`. Its
+own `send` is not used, because there a receiver that disconnects itself makes it skip the next one, and one that raises
+keeps the rest from hearing. Here receivers are called from a snapshot, and what one raises is logged.
 
 Receivers run on the thread that tells: see the signal's documentation for which one that is.
 """
@@ -11,6 +10,7 @@ Receivers run on the thread that tells: see the signal's documentation for which
 import logging
 import threading
 from collections.abc import Callable, Hashable
+from enum import Enum
 
 from pydispatch import dispatcher, robustapply
 from pydispatch.errors import DispatcherError
@@ -22,6 +22,18 @@ Receiver = Callable[..., object]
 
 _logger = logging.getLogger(__name__)
 
+
+class Signal(Enum):
+    """A signal: what the members of every `Signals` are.
+
+    Looked up by identity: `Enum` itself hashes names, in Python, which would be done thrice for each chunk of data.
+    """
+
+    __hash__ = object.__hash__
+
+
+_ANYBODY = id(dispatcher.Any)
+
 # PyDispatcher changes its tables in several steps and without a lock; at least our own changes take turns.
 _tables = threading.RLock()
 
@@ -29,33 +41,36 @@ _tables = threading.RLock()
 def hearing(sender: object, signal: Hashable) -> tuple[Receiver, ...]:
     """A snapshot of the receivers that hear `signal` from `sender`, in the order PyDispatcher calls them.
 
-    Each of the lists is copied in one step of the interpreter: no other thread can change it in between.
+    It stands under every chunk of data, and so reads PyDispatcher's table itself: `getReceivers` raises and catches a
+    KeyError for each of the four kinds that nobody uses, which costs more than the read from the port. Each list is
+    copied in one step of the interpreter: no other thread can change it in between.
     """
     found: list[Receiver] = []
-    found += dispatcher.getReceivers(sender, signal)
-    found += dispatcher.getReceivers(sender, dispatcher.Any)
-    found += dispatcher.getReceivers(dispatcher.Any, signal)
-    found += dispatcher.getReceivers(dispatcher.Any, dispatcher.Any)
-    if not found:
-        return ()
-    return tuple(dict.fromkeys(dispatcher.liveReceivers(found)))
+    for key in (id(sender), _ANYBODY):
+        by_signal = dispatcher.connections.get(key)
+        if by_signal:
+            found += by_signal.get(signal, ())
+            found += by_signal.get(dispatcher.Any, ())
+    if len(found) > 1:
+        return tuple(dict.fromkeys(dispatcher.liveReceivers(found)))
+    return tuple(dispatcher.liveReceivers(found)) if found else ()
 
 
-def tell(receiver: Receiver, sender: object, signal: Hashable, **named: object) -> BaseException | None:
-    """Call one receiver; what it raises is logged as an error with its traceback.
+def tell(receiver: Receiver, named: dict[str, object]) -> BaseException | None:
+    """Call one receiver with those of the named arguments that it takes; what it raises is logged with its traceback.
 
     Returns:
         A KeyboardInterrupt or SystemExit that belongs to a thread of the user's, to be raised once everybody
         has been told; otherwise None. (On a thread of the library's it would end the thread silently.)
     """
     try:
-        robustapply.robustApply(receiver, signal=signal, sender=sender, **named)
+        robustapply.robustApply(receiver, **named)
     except Exception:
-        _logger.exception("%s, a receiver of %s, raised", name_of(receiver), signal)
+        _logger.exception("%s, a receiver of %s, raised", name_of(receiver), named["signal"])
     except BaseException as stop:
         if not on_library_thread():
             return stop
-        _logger.exception("%s, a receiver of %s, raised", name_of(receiver), signal)
+        _logger.exception("%s, a receiver of %s, raised", name_of(receiver), named["signal"])
     return None
 
 
@@ -65,7 +80,8 @@ def send(sender: object, signal: Hashable, **named: object) -> None:
     Raises:
         KeyboardInterrupt, SystemExit: what a receiver on the user's own thread raised, after all were told.
     """
-    stops = [tell(receiver, sender, signal, **named) for receiver in hearing(sender, signal)]
+    named |= {"sender": sender, "signal": signal}
+    stops = [tell(receiver, named) for receiver in hearing(sender, signal)]
     for stop in filter(None, stops):
         raise stop
 
@@ -84,7 +100,8 @@ class Delivery:
             if self.called_off:
                 break
             self.receiver = receiver
-            tell(receiver, sender, signal, **named)
+            named["sender"], named["signal"] = sender, signal
+            tell(receiver, named)
         self.receiver = None
 
 

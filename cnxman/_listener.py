@@ -54,6 +54,7 @@ class SerialListener(LibraryThread):
         self._terminated = False
         self._source: Backlog | CallLine | None = None
         self.delivery = signals.Delivery()
+        self._data = signals.Channel(self.delivery, self, SerialListener.Signals.DATA_RECEIVED)
         self.error: ConnectionException | None = None
         """Why the port was lost, or could not be opened."""
         self.ready = threading.Event()
@@ -181,9 +182,9 @@ class SerialListener(LibraryThread):
 
     def _on_data(self, data: bytes) -> None:
         """There is data."""
-        self.delivery.send(self, SerialListener.Signals.DATA_RECEIVED, data=data)
+        self._data.send(data=data)
 
     def _on_end(self, error: ConnectionException | None) -> None:
         """The port is closed: at a loss `error` says why, and after `terminate()` it is None."""
         if error is not None and not self._terminated:
-            self.delivery.send(self, SerialListener.Signals.READ_ERROR, error=error)
+            signals.Channel(self.delivery, self, SerialListener.Signals.READ_ERROR).send(error=error)

@@ -53,6 +53,7 @@ class _Listener(SerialListener):
     ) -> None:
         super().__init__(port, buffer_size=connection.buffer_size, idle_timeout=connection.idle_timeout)
         self._connection = connection
+        self._connections_data = signals.Channel(self.delivery, connection, SerialConnection.Signals.DATA_RECEIVED)
         self._predecessor = predecessor
         self.turn = turn
         self.settled = False
@@ -61,11 +62,11 @@ class _Listener(SerialListener):
     def _on_open(self) -> None:
         if self._predecessor is not None:
             self._predecessor.finished.wait()
-        self.delivery.send(self._connection, SerialConnection.Signals.OPENED)
+        signals.Channel(self.delivery, self._connection, SerialConnection.Signals.OPENED).send()
 
     def _on_data(self, data: bytes) -> None:
         super()._on_data(data)
-        self.delivery.send(self._connection, SerialConnection.Signals.DATA_RECEIVED, data=data)
+        self._connections_data.send(data=data)
 
     def _on_end(self, error: ConnectionException | None) -> None:
         super()._on_end(error)
@@ -345,7 +346,7 @@ class SerialConnection(PortControls):
                 self.last_error = told
         if told is not None and listener.settled:
             self._log(self._complaint.level(told.message), "%s", told)
-        listener.delivery.send(self, SerialConnection.Signals.CLOSED, error=told)
+        signals.Channel(listener.delivery, self, SerialConnection.Signals.CLOSED).send(error=told)
         if told is not None and listener.settled and listener.turn == self._turn:
             self.raise_alarm(told)
 

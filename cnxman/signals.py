@@ -1,16 +1,18 @@
 """The one place that tells receivers, and `subscribe`.
 
-PyDispatcher keeps the tables; this module reads them, and calls each receiver with PyDispatcher's `robustApply`. Its
-own `send` is not used, because there a receiver that disconnects itself makes it skip the next one, and one that raises
-keeps the rest from hearing. Here receivers are called from a snapshot, and what one raises is logged.
+PyDispatcher keeps the tables, and finds out which arguments a receiver takes. Its `send` is not used, because there a
+receiver that disconnects itself makes it skip the next one, and one that raises keeps the rest from hearing. Here
+receivers are called from a snapshot, and what one raises is logged.
 
 Receivers run on the thread that tells: see the signal's documentation for which one that is.
 """
 
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Hashable
 from enum import Enum
+from functools import partial
 
 from pydispatch import dispatcher, robustapply
 from pydispatch.errors import DispatcherError
@@ -38,12 +40,12 @@ _ANYBODY = id(dispatcher.Any)
 _tables = threading.RLock()
 
 
-def hearing(sender: object, signal: Hashable) -> tuple[Receiver, ...]:
-    """A snapshot of the receivers that hear `signal` from `sender`, in the order PyDispatcher calls them.
+def _registered(sender: object, signal: Hashable) -> list[Receiver]:
+    """What PyDispatcher's tables have for a signal from a sender: receivers, or weak references to them.
 
-    It stands under every chunk of data, and so reads PyDispatcher's table itself: `getReceivers` raises and catches a
-    KeyError for each of the four kinds that nobody uses, which costs more than the read from the port. Each list is
-    copied in one step of the interpreter: no other thread can change it in between.
+    It stands under every chunk of data, and so reads the table itself: `getReceivers` raises and catches a KeyError for
+    each kind of registration that nobody uses, which costs more than the read from the port. Each list is copied
+    in one step of the interpreter: no other thread can change it in between.
     """
     found: list[Receiver] = []
     for key in (id(sender), _ANYBODY):
@@ -51,12 +53,30 @@ def hearing(sender: object, signal: Hashable) -> tuple[Receiver, ...]:
         if by_signal:
             found += by_signal.get(signal, ())
             found += by_signal.get(dispatcher.Any, ())
-    if len(found) > 1:
-        return tuple(dict.fromkeys(dispatcher.liveReceivers(found)))
-    return tuple(dispatcher.liveReceivers(found)) if found else ()
+    return found
 
 
-def tell(receiver: Receiver, named: dict[str, object]) -> BaseException | None:
+def hearing(sender: object, signal: Hashable) -> tuple[Receiver, ...]:
+    """A snapshot of the receivers that hear `signal` from `sender`, each once, in the order of PyDispatcher's calls."""
+    return tuple(dict.fromkeys(dispatcher.liveReceivers(_registered(sender, signal))))
+
+
+def _accepted(receiver: Receiver) -> tuple[str, ...] | None:
+    """The names of the arguments a receiver takes; None if it takes any. As PyDispatcher finds them out.
+
+    (But keyword-only arguments count as well, which its `robustApply` overlooks; and what does not tell, such as
+    a `functools.partial`, is called without any, where that raises an error that nobody expects.)
+    """
+    try:
+        _, code, start = robustapply.function(receiver)
+    except (ValueError, AttributeError):
+        return ()
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        return None
+    return tuple(code.co_varnames[start : code.co_argcount + code.co_kwonlyargcount])
+
+
+def _tell(receiver: Receiver, accepted: tuple[str, ...] | None, named: dict[str, object]) -> BaseException | None:
     """Call one receiver with those of the named arguments that it takes; what it raises is logged with its traceback.
 
     Returns:
@@ -64,7 +84,7 @@ def tell(receiver: Receiver, named: dict[str, object]) -> BaseException | None:
         has been told; otherwise None. (On a thread of the library's it would end the thread silently.)
     """
     try:
-        robustapply.robustApply(receiver, **named)
+        receiver(**(named if accepted is None else {name: named[name] for name in accepted if name in named}))
     except Exception:
         _logger.exception("%s, a receiver of %s, raised", name_of(receiver), named["signal"])
     except BaseException as stop:
@@ -81,28 +101,72 @@ def send(sender: object, signal: Hashable, **named: object) -> None:
         KeyboardInterrupt, SystemExit: what a receiver on the user's own thread raised, after all were told.
     """
     named |= {"sender": sender, "signal": signal}
-    stops = [tell(receiver, named) for receiver in hearing(sender, signal)]
+    stops = [_tell(receiver, _accepted(receiver), named) for receiver in hearing(sender, signal)]
     for stop in filter(None, stops):
         raise stop
 
 
 class Delivery:
-    """Tells receivers, knows which one is running, and can be called off between two of them."""
+    """Whether a thread of the library's tells a receiver something right now, and whether it may go on to the next."""
 
     def __init__(self) -> None:
         self.called_off = False
+        """Set it to have nobody told anything more."""
         self.receiver: Receiver | None = None
-        """The receiver that runs now; None between deliveries."""
+        """The receiver that runs now, or None."""
 
-    def send(self, sender: object, signal: Hashable, **named: object) -> None:
-        """Tell every receiver of `signal` from `sender`, on this thread (one of the library's)."""
-        for receiver in hearing(sender, signal):
-            if self.called_off:
+
+class Channel:
+    """One signal of one sender, told again and again on one of the library's threads.
+
+    What it found out about the receivers it keeps for as long as they stay the same.
+
+    Args:
+        delivery: kept up to date about which receiver runs.
+        sender: whose signal it is.
+        signal: a member of the sender's `Signals`.
+    """
+
+    def __init__(self, delivery: Delivery, sender: object, signal: Hashable) -> None:
+        self._delivery = delivery
+        self._sender = sender
+        self._signal = signal
+        self._found: list[Receiver] = []
+        self._told: list[tuple[Callable[[], Receiver | None], tuple[str, ...] | None]] = []
+
+    def send(self, **named: object) -> None:
+        """Tell every receiver, from a snapshot."""
+        found = _registered(self._sender, self._signal)
+        if found != self._found:
+            self._found, self._told = found, _each_once(found)
+        if not found:
+            return
+        named["sender"], named["signal"] = self._sender, self._signal
+        delivery = self._delivery
+        for refer, accepted in self._told:
+            receiver = refer()
+            if receiver is None:
+                continue
+            if delivery.called_off:
                 break
-            self.receiver = receiver
-            named["sender"], named["signal"] = sender, signal
-            tell(receiver, named)
-        self.receiver = None
+            delivery.receiver = receiver
+            _tell(receiver, accepted, named)
+        delivery.receiver = None
+
+
+def _each_once(found: list[Receiver]) -> list[tuple[Callable[[], Receiver | None], tuple[str, ...] | None]]:
+    """For each receiver what gives it, or None once it is gone, and which arguments it takes."""
+    told: dict[Receiver, tuple[Callable[[], Receiver | None], tuple[str, ...] | None]] = {}
+    for registered in found:
+        refer = registered if isinstance(registered, dispatcher.WEAKREF_TYPES) else partial(_itself, registered)
+        receiver = refer()
+        if receiver is not None and receiver not in told:
+            told[receiver] = (refer, _accepted(receiver))
+    return list(told.values())
+
+
+def _itself(receiver: Receiver) -> Receiver:
+    return receiver
 
 
 def subscribe(sender: object, receiver: Receiver, signal: Hashable) -> Callable[[], None]:

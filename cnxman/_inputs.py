@@ -225,7 +225,7 @@ class Inputs:
     def _wake_worker(self) -> "Worker":
         """The worker, started if need be. The lock is held."""
         if self._worker is None:
-            worker = Worker(self._name, self._work)
+            worker = Worker(self._name, self._work, self.clock)
             worker.start()
             self._worker = worker
         self.lock.notify_all()
@@ -281,9 +281,11 @@ class Inputs:
 class Worker(LibraryThread):
     """The manager's own thread."""
 
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
+    def __init__(self, name: str, work: Callable[[], None], clock: _clock.Clock) -> None:
         super().__init__(name)
         self._work = work
+        self.clock = clock
+        """What its waits go by."""
         self.kept: object = None
         """What lives at least as long as this thread."""
 

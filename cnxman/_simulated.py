@@ -85,8 +85,16 @@ class SimulatedLine:
             raise RuntimeError("the simulated device has been closed")
 
     def is_there(self) -> bool:
-        """Tell whether a host has the port open at this moment."""
-        return self.pty is not None and not self.pty.state() & select.POLLHUP
+        """Tell whether a host has the port open at this moment.
+
+        A hang-up is noted, lest the thread should miss it: the host may open the port again before it looks.
+        """
+        if self.pty is None:
+            return False
+        if self.pty.state() & select.POLLHUP:
+            self._note_presence(False, 0.0)
+            return False
+        return True
 
     def plug(self) -> None:
         """Plug the device in, which isn't."""

@@ -114,6 +114,6 @@ class Answering:
             reply = self._requests.answer(request)
             if reply is not None:
                 self._reply(bytes(memoryview(reply)), session)
-        except Exception as error:  # noqa: BLE001 (the user's own; the device tells it when it is closed)
+        except Exception as error:
             if not self._closed:  # what a function is told that waits for a device that is being closed
                 self.failure = self.failure or error

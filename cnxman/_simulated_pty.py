@@ -19,6 +19,8 @@ else:
 
 CHUNK = 4096  # bytes: more than this a pty rarely takes or gives at once
 
+_QUIET = 5  # milliseconds without anything to read, after which a host has read all
+
 # What a read from the master of a pty in packet mode begins with: see tty_ioctl(4).
 _PACKET_DATA = 0
 _PACKET_FLUSHREAD = 1
@@ -74,7 +76,9 @@ class PseudoTerminal:
     def is_drained(self) -> bool:
         """Tell whether the host has read all that was put on the line.
 
-        Only the slave's side knows. `poll` counts what the kernel is still carrying over; FIONREAD doesn't.
+        Only the slave's side knows. `poll` counts what the kernel is still carrying over; FIONREAD doesn't. Yet
+        for a moment, while a host's read has made room and the kernel has more to carry over, nothing is there for
+        `poll` either: so it has to stay so for a while.
 
         Raises:
             OSError: the host keeps others out (TIOCEXCL).
@@ -84,7 +88,7 @@ class PseudoTerminal:
         try:
             poll = select.poll()
             poll.register(slave, select.POLLIN)
-            return not poll.poll(0)
+            return not poll.poll(_QUIET)
         finally:
             os.close(slave)
 

@@ -34,9 +34,7 @@ class Bounded:
         self._skipped += 1
         level = logging.DEBUG if self._warned else logging.WARNING
         self._warned = True
-        _logger.log(
-            level, "%s: skipped a frame %s; it begins %r", type(self).__name__, reason, bytes(head[:_HEAD])
-        )
+        _logger.log(level, "%s: skipped a frame %s; it begins %r", type(self).__name__, reason, bytes(head[:_HEAD]))
 
     def _give_up_too_long(self, begin: int) -> None:
         head = self._buffer[begin : begin + self._limit + 1]  # no more: the rest may not have come yet

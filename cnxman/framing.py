@@ -104,8 +104,7 @@ class Lines(Marked):
         if not separators:
             raise ValueError("separator: () is empty, at least one is needed")
         ends = {checked_marker("separator", each) for each in separators}
-        self._pair = ends >= {_CR, _LF}
-        if _LF in ends and not self._pair:
+        if _LF in ends and _CR not in ends:
             ends.add(_CR + _LF)
         check_cuts("separator", ends)
         super().__init__(any_of(ends), max(map(len, ends)), limit)
@@ -117,7 +116,7 @@ class Lines(Marked):
         lines = []
         for content, end in self._pieces(data):
             belongs = self._after_cr and content == b"" and end == _LF
-            self._after_cr = self._pair and end == _CR
+            self._after_cr = end == _CR
             if content is not None and not belongs:
                 lines.append(content + end if self._keep else content)
         return lines

@@ -125,6 +125,13 @@ class Backlog:
         """Whether the listener is busy with receivers, and so does not touch the line."""
         return self._count % 2 == 1
 
+    def is_caught_up(self) -> bool:
+        """Whether all that has come by now was told. From any thread; raises what the port does if the line is lost."""
+        with self._lock:
+            if self.is_delivering() or self._store:
+                return False
+            return not (self._line.is_open and self._line.port.in_waiting)
+
     def end(self) -> None:
         """Stop, wait for the stand-in to leave the line, and close it. By the listener or, while it is busy, for it."""
         self._line.stop()

@@ -30,6 +30,7 @@ class CallLine:
         self._idle = idle_timeout
         self._stopped = threading.Event()
         self._turn = WriteTurn()
+        self._telling = False
         if port.timeout is None or not 0 < port.timeout <= SLICE:
             port.timeout = SLICE
 
@@ -44,6 +45,7 @@ class CallLine:
         while not self._stopped.is_set():
             data: bytes = self.port.read(1)
             if data:
+                self._telling = True
                 waiting = min(self.port.in_waiting, CHUNK)
                 return data + self.port.read(waiting) if waiting else data
             if self._idle is not None and time.monotonic() - came >= self._idle:
@@ -94,9 +96,16 @@ class CallLine:
     # A CallLine's reader needs no backlog beside it: these are what a `Backlog` has for it.
 
     def delivering(self) -> None:
-        """Nothing depends on it."""
+        """A delivery begins that has no data from here."""
+        self._telling = True
 
-    delivered = delivering
+    def delivered(self) -> None:
+        """The delivery is over."""
+        self._telling = False
+
+    def is_caught_up(self) -> bool:
+        """See `Backlog.is_caught_up`. It may overlook what the reader takes this very moment."""
+        return not (self._telling or (self.is_open and self.port.in_waiting))
 
     def is_delivering(self) -> bool:
         """Its port may be closed at any time."""

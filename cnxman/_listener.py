@@ -113,6 +113,10 @@ class SerialListener(LibraryThread):
         self.join(timeout)
         return not self.is_alive()
 
+    def is_caught_up(self) -> bool:
+        """Whether receivers were told all that has come by now. Raises what the port does if it is lost."""
+        return self._source is None or self._source.is_caught_up()
+
     def close_now(self) -> None:
         """Close the port, after `terminate()`, from within a receiver on this very thread."""
         if self._source is not None:

@@ -10,7 +10,7 @@ port, and can be used by itself. Which thread runs what:
 import logging
 import threading
 from collections.abc import Callable, Collection, Hashable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import serial as pyserial
 from serial.rs485 import RS485Settings
@@ -23,6 +23,9 @@ from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
 from cnxman.basics import ConnectionException
 from cnxman.logging import FirstThenDebug, loggable_class
+
+if TYPE_CHECKING:
+    from cnxman._reader import SerialReader, Until
 
 __all__ = ["SerialConnection", "SerialListener"]
 
@@ -167,6 +170,7 @@ class SerialConnection(PortControls):
         self._rs485_mode = rs485_mode
         self._lock = threading.Lock()  # guards what is below; never held while anything is called
         self._listener: _Listener | None = None
+        self._asking = threading.Lock()  # held from a question to its answer
         self._turn = 0  # which try_connect, disconnect or teardown was the last
         self._presence = ports.Presence(port)
         self._complaint = FirstThenDebug()
@@ -262,6 +266,49 @@ class SerialConnection(PortControls):
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data must be bytes, not {data!r}")
         return self._line().write(bytes(data), self._settings["write_timeout"])
+
+    def reader(self, *, buffer_size: int | None = None) -> "SerialReader":
+        """What comes from now on, to be read by calls that wait: `with connection.reader() as reader: ...`.
+
+        It takes nothing away from receivers, nor from other readers.
+
+        Args:
+            buffer_size: how many bytes wait to be read, at most; None for as many as this connection's own.
+
+        Returns:
+            The reader. Close it when it isn't read any more: one that is full holds up all receivers.
+        """
+        from cnxman._reader import SerialReader  # noqa: PLC0415 (a higher room)
+
+        return SerialReader(self, buffer_size=buffer_size)
+
+    def query(self, question: bytes, until: "Until" = b"\n", *, timeout: float | None = 1.0) -> bytes:
+        r"""Ask the device, and wait for its answer: `connection.query(b"*IDN?\n")`.
+
+        What came before the question isn't taken for its answer. Questions from several threads are asked one after
+        another, so each gets its own answer (but one that comes too late may be taken for that of the next question).
+        Receivers and readers hear the answer as well. It may be used in `prepare`, but not in a receiver.
+
+        Args:
+            question: written as it is.
+            until: where the answer ends: after these bytes; after so many bytes, if it is a number; or with
+                the first frame of a framer, such as `cnxman.framing.Lines()`.
+            timeout: how long to wait for the answer once the question is written, in seconds; None for ever.
+
+        Returns:
+            The answer: with the bytes that end it, or as the framer gives it.
+
+        Raises:
+            TimeoutError: the answer didn't come, or not to its end; it says what did. (Or, with nothing asked:
+                what came before waited for slow receivers for as long.)
+            ConnectionException: if there is no connection, or it is lost or closed meanwhile; see also `write`.
+            BufferError: it has no end within `buffer_size` bytes.
+            ValueError: for an `until` of no bytes, or of more than `buffer_size`.
+            RuntimeError: called from a receiver on this connection's own listener thread, where no data could come.
+        """
+        from cnxman._reader import query  # noqa: PLC0415 (a higher room)
+
+        return query(self, question, until, timeout)
 
     def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.DATA_RECEIVED) -> Callable[[], None]:
         """Have `receiver` hear one of this connection's signals; see `Connection.subscribe`."""

@@ -1,21 +1,27 @@
 """The one place that tells receivers, and `subscribe`.
 
-PyDispatcher keeps the tables, and finds out which arguments a receiver takes. Its `send` is not used, because there a
-receiver that disconnects itself makes it skip the next one, and one that raises keeps the rest from hearing. Here
+Receivers that joined by PyDispatcher are told like those that did by `subscribe`. Its `send` is not used, because there
+a receiver that disconnects itself makes it skip the next one, and one that raises keeps the rest from hearing. Here
 receivers are called from a snapshot, and what one raises is logged.
+
+Its tables are not used for `subscribe` either: it changes them in several steps and without a lock, also while
+receivers are garbage collected, on whichever thread that happens. Every few hundredth subscription that meets such a
+moment is lost. Here a sender has a list of its own, and each change of it is one step of the interpreter.
 
 Receivers run on the thread that tells: see the signal's documentation for which one that is.
 """
 
 import inspect
 import logging
-import threading
+import weakref
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from enum import Enum
 from functools import partial
+from operator import is_
+from types import MethodType
 
 from pydispatch import dispatcher, robustapply
-from pydispatch.errors import DispatcherError
 
 from cnxman._threads import on_library_thread
 
@@ -36,18 +42,28 @@ class Signal(Enum):
 
 _ANYBODY = id(dispatcher.Any)
 
-# PyDispatcher changes its tables in several steps and without a lock; at least our own changes take turns.
-_tables = threading.RLock()
+
+class _Held:
+    """A subscription: a signal, and the receiver that hears it, or a weak reference to it."""
+
+    def __init__(self, signal: Hashable, receiver: Receiver) -> None:
+        self.signal = signal
+        self.receiver = receiver
 
 
 def _registered(sender: object, signal: Hashable) -> list[Receiver]:
-    """What PyDispatcher's tables have for a signal from a sender: receivers, or weak references to them.
+    """Who is to hear a signal from a sender: receivers, or weak references to them.
 
-    It stands under every chunk of data, and so reads the table itself: `getReceivers` raises and catches a KeyError for
-    each kind of registration that nobody uses, which costs more than the read from the port. Each list is copied
-    in one step of the interpreter: no other thread can change it in between.
+    It stands under every chunk of data, and so reads PyDispatcher's table itself: `getReceivers` raises and catches a
+    KeyError for each kind of registration that nobody uses, which costs more than the read from the port. Each list is
+    copied in one step of the interpreter: no other thread can change it in between.
     """
     found: list[Receiver] = []
+    subscribed: list[_Held] | None = sender.__dict__.get("_subscribed")
+    if subscribed:
+        for each in tuple(subscribed):
+            if each.signal == signal or each.signal is dispatcher.Any:
+                found.append(each.receiver)
     for key in (id(sender), _ANYBODY):
         by_signal = dispatcher.connections.get(key)
         if by_signal:
@@ -58,7 +74,15 @@ def _registered(sender: object, signal: Hashable) -> list[Receiver]:
 
 def hearing(sender: object, signal: Hashable) -> tuple[Receiver, ...]:
     """A snapshot of the receivers that hear `signal` from `sender`, each once, in the order of PyDispatcher's calls."""
-    return tuple(dict.fromkeys(dispatcher.liveReceivers(_registered(sender, signal))))
+    listening: list[_Held] = sender.__dict__.get("_listening", [])
+    found = [each.receiver for each in tuple(listening) if each.signal == signal]
+    found += _registered(sender, signal)
+    return tuple({_identity(each): each for each in dispatcher.liveReceivers(found)}.values())
+
+
+def _identity(receiver: Receiver) -> Hashable:
+    """What tells receivers apart: a method is made anew each time it is looked up; others may not be hashable."""
+    return receiver if isinstance(receiver, MethodType) else id(receiver)
 
 
 def _accepted(receiver: Receiver) -> tuple[str, ...] | None:
@@ -137,7 +161,7 @@ class Channel:
     def send(self, **named: object) -> None:
         """Tell every receiver, from a snapshot."""
         found = _registered(self._sender, self._signal)
-        if found != self._found:
+        if len(found) != len(self._found) or not all(map(is_, found, self._found)):
             self._found, self._told = found, _each_once(found)
         if not found:
             return
@@ -156,12 +180,12 @@ class Channel:
 
 def _each_once(found: list[Receiver]) -> list[tuple[Callable[[], Receiver | None], tuple[str, ...] | None]]:
     """For each receiver what gives it, or None once it is gone, and which arguments it takes."""
-    told: dict[Receiver, tuple[Callable[[], Receiver | None], tuple[str, ...] | None]] = {}
+    told: dict[Hashable, tuple[Callable[[], Receiver | None], tuple[str, ...] | None]] = {}
     for registered in found:
         refer = registered if isinstance(registered, dispatcher.WEAKREF_TYPES) else partial(_itself, registered)
         receiver = refer()
-        if receiver is not None and receiver not in told:
-            told[receiver] = (refer, _accepted(receiver))
+        if receiver is not None:
+            told.setdefault(_identity(receiver), (refer, _accepted(receiver)))
     return list(told.values())
 
 
@@ -173,7 +197,7 @@ def subscribe(sender: object, receiver: Receiver, signal: Hashable) -> Callable[
     """Have `receiver` hear `signal` from `sender` for as long as the sender lives.
 
     PyDispatcher holds receivers weakly, so a lambda or a local function vanishes at once. Here the sender holds
-    it strongly. A receiver that is subscribed twice to the same signal is called once.
+    it strongly. A receiver that is subscribed twice to the same signal is called once, until both are ended.
 
     Args:
         sender: a connection or a manager.
@@ -187,33 +211,28 @@ def subscribe(sender: object, receiver: Receiver, signal: Hashable) -> Callable[
         TypeError: if the receiver cannot be called, or does not tell which arguments it takes.
     """
     _check_receiver(receiver)
-    held: list[tuple[Hashable, Receiver]] = sender.__dict__.setdefault("_subscribed", [])
-    with _tables:
-        dispatcher.connect(receiver, signal=signal, sender=sender)
-        held.append((signal, receiver))
-    ended = False
+    if signal is None:
+        raise TypeError("signal must be a member of the sender's Signals, not None")
+    subscribed: list[_Held] = sender.__dict__.setdefault("_subscribed", [])
+    held = _Held(signal, receiver)
+    subscribed.append(held)
 
     def undo() -> None:
-        nonlocal ended
-        with _tables:
-            if ended:
-                return
-            ended = True
-            held.remove((signal, receiver))
-            if (signal, receiver) in held:
-                return  # subscribed a second time, and that one goes on
-            try:
-                dispatcher.disconnect(receiver, signal=signal, sender=sender)
-            except DispatcherError:
-                _logger.debug("%s had left %s before", name_of(receiver), signal)
+        with suppress(ValueError):  # it was ended before
+            subscribed.remove(held)
 
     return undo
 
 
 def listen(sender: object, receiver: Receiver, signal: Hashable) -> None:
-    """Have `receiver` hear `signal` from `sender` for as long as somebody else holds the receiver."""
-    with _tables:
-        dispatcher.connect(receiver, signal=signal, sender=sender)
+    """Have `receiver`, a method, hear `signal` from `sender` for as long as somebody else holds the receiver.
+
+    It is told of what is sent by PyDispatcher's `send` as well.
+    """
+    listening: list[_Held] = sender.__dict__.setdefault("_listening", [])
+    held = _Held(signal, weakref.WeakMethod(receiver, lambda _: listening.remove(held)))
+    listening.append(held)
+    dispatcher.connect(receiver, signal=signal, sender=sender)
 
 
 def name_of(receiver: Receiver) -> str:

@@ -223,7 +223,7 @@ class SimulatedLine:
             return self.incoming.held_until - now, 0
         if state & select.POLLIN:
             data, discarded = pty.read(self.incoming.room())
-            if data or discarded:
+            if discarded:
                 self._settle()
             self._receive(self.incoming.carry(data))
             self._meet_marks(self.incoming, False, now)  # a cut after these bytes is due with them

@@ -44,6 +44,8 @@ class Session(Generic[P]):
         self._change = threading.Condition()  # never held while the protocol is called
         self._busy: threading.Thread | None = threading.current_thread()
         self._end: tuple[Exception | None] | None = None  # once it is to end: why
+        self.made = False
+        """Whether `connection_made` has returned."""
         self.over = False
         """Whether `connection_lost` was called, and has returned."""
 
@@ -52,9 +54,9 @@ class Session(Generic[P]):
         """Whether it is over, or will be as soon as the protocol returns from a call."""
         return self._end is not None
 
-    def begin(self, transport: object) -> bool:
-        """Call `connection_made`; False if this ended because it raised."""
-        return self._run("connection_made", transport)
+    def begin(self, transport: object) -> None:
+        """Call `connection_made`."""
+        self.made = self._run("connection_made", transport)
 
     def give(self, data: bytes) -> bool:
         """Call `data_received`, unless this has ended. Wait while another thread is in the protocol.
@@ -82,10 +84,9 @@ class Session(Generic[P]):
         self._tell_end()
 
     def wait_until_over(self, timeout: float) -> None:
-        """Wait until `connection_lost` has returned; at once where this is called from within the protocol."""
+        """Wait until `connection_lost` has returned. Not from within the protocol."""
         with self._change:
-            if self._busy is not threading.current_thread():
-                self._change.wait_for(lambda: self.over, timeout)
+            self._change.wait_for(lambda: self.over, timeout)
 
     def _run(self, name: str, argument: object) -> bool:
         """Make one of the protocol's calls, with the turn taken."""

@@ -114,8 +114,6 @@ class Attachment(Generic[P]):
         self._change = threading.Condition()  # guards what is below; never held while anything is called
         self._opening: SerialListener | None = None
         self._session: Session[P] | None = None
-        self._transport: Transport | None = None
-        self._failed = False
         self._stopped = False
         own = SerialConnection.Signals
         self._undo = [
@@ -150,9 +148,9 @@ class Attachment(Generic[P]):
         """
         with self._change:
             if not on_library_thread():
-                self._change.wait_for(lambda: self._made() or self._why_not(), timeout)
-            if (made := self._made()) is not None:
-                return made
+                self._change.wait_for(lambda: self._live() or self._why_not(), timeout)
+            if (session := self._live()) is not None:
+                return Transport(self._manager, self._connection, session), session.protocol
             reason = self._why_not() or "the port is not open"
         raise PortError(
             f"no protocol on {self._connection.port}: {reason}", self._manager.last_error or OSError(reason)
@@ -223,35 +221,25 @@ class Attachment(Generic[P]):
 
     def _begin(self, listener: SerialListener) -> None:
         session = Session(self._factory(), listener)
-        transport = Transport(self._manager, self._connection, session)
         with self._change:
             # Whoever ends the line first sets is_listening to False, then tells CLOSED: here or there it is noticed.
             if self._stopped or self._opening is not listener or not listener.is_listening:
                 return
             self._session = session
-        made = session.begin(transport)
+        session.begin(Transport(self._manager, self._connection, session))
         with self._change:
-            if self._session is session:
-                self._transport = transport
-                self._failed = not made
-                self._change.notify_all()
+            self._change.notify_all()
 
     def _on_data(self, data: bytes) -> None:
         session = self._session
         if session is None or session.listener is not threading.current_thread() or session.give(data):
             return
-        with self._change:
-            if self._session is not session:
-                return
-            self._take_session()
-        self._begin(session.listener)
+        if self._session is session:  # not stopped meanwhile
+            self._begin(session.listener)
 
     def _on_closed(self, error: ConnectionException | None) -> None:
         with self._change:
-            if self._opening is not threading.current_thread():
-                return
-            self._opening = None
-            session = self._take_session()
+            session = self._take_session() if self._opening is threading.current_thread() else None
         if session is not None:
             session.end(None if error is None else PortError(error.message, error.inner))
 
@@ -263,20 +251,18 @@ class Attachment(Generic[P]):
             session.end(None)  # some receiver took so long that CLOSED was never told
 
     def _take_session(self) -> Session[P] | None:
-        session, self._session, self._transport, self._failed = self._session, None, None, False
+        session, self._session = self._session, None
         return session
 
-    def _made(self) -> tuple[Transport, P] | None:
-        session, transport = self._session, self._transport
-        if session is None or transport is None or session.ending:
-            return None
-        return transport, session.protocol
+    def _live(self) -> Session[P] | None:
+        session = self._session
+        return session if session is not None and session.made and not session.ending else None
 
     def _why_not(self) -> str | None:
         """Why nothing will come of waiting; None if something may."""
         if self._stopped:
             return "it was stopped"
-        if self._failed:
+        if self._session is not None and self._session.over and not self._session.made:
             return "its protocol's connection_made raised"
         return _NOTHING_COMES_IN.get(self._manager.state)
 

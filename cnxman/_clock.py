@@ -16,8 +16,11 @@ class Clock:
         return time.monotonic()
 
     def wait(self, condition: threading.Condition, timeout: float | None) -> None:
-        """Wait on `condition`, whose lock is held, until it is notified or `timeout` seconds are over."""
-        condition.wait(timeout)
+        """Wait on `condition`, whose lock is held, until it is notified or `timeout` seconds are over.
+
+        What is longer than a lock can wait, some 300 years, ends early.
+        """
+        condition.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
 current = Clock()

@@ -9,10 +9,12 @@ by itself, alarms and retries, runs on the worker.
 Who waits and who doesn't:
 
 * A thread of the user's waits until its input is done.
-* A call from inside (on the thread that is running an input, so from a receiver or from `try_connect`) is put
-  in line and returns at once; the outermost call on that thread runs it before it returns.
-* A call on a thread of the library's (a listener, another manager's worker) that would have to wait is put in line
-  for the worker and returns at once: what runs now may be waiting for that very thread.
+* A call from inside (on the thread that is running an input, so from a receiver or from `try_connect`; or from a signal
+  handler, on a thread that waits for its turn) is put in line and returns at once; the outermost call on that
+  thread runs it before it returns.
+* A call on a thread of the library's (a listener, another manager's worker), or from inside another manager's input,
+  that would have to wait is put in line for the worker and returns at once: what runs now may be waiting for that
+  very thread.
 
 `Inputs.lock` guards the line and is never held while an input, a receiver or a connection's method runs.
 """
@@ -29,6 +31,19 @@ _logger = logging.getLogger(__name__)
 
 LONGEST_FAREWELL = 5.0
 """How long, in seconds, a caller waits for the worker to finish what others left to it."""
+
+
+class _Inside(threading.local):
+    depth = 0
+    """How many inputs, of whatever managers, are running on this thread."""
+
+
+_inside = _Inside()
+
+
+def _must_not_block() -> bool:
+    """Whether an input that runs on another thread may be waiting for this one."""
+    return on_library_thread() or _inside.depth > 0
 
 
 class Input:
@@ -93,11 +108,11 @@ class Inputs:
         me = threading.current_thread()
         given = Input(name, run, me)
         with self.lock:
-            if self._runner is me:
+            if self._runner is me or any(i.owner is me for i in self._line):
                 self._line.append(given)
                 given.owner = None if me is self._worker else me
                 return
-            if on_library_thread() and (self._running or self._line):
+            if _must_not_block() and (self._running or self._line):
                 self._leave_to_worker(given)
                 return
             self._line.append(given)
@@ -127,7 +142,7 @@ class Inputs:
             joined = self._running
             if joined is None or not running() or any(i.name in barred_by for i in self._line):
                 return False
-            if not self.must_not_wait():
+            if not _must_not_block():
                 self.lock.wait_for(lambda: self._running is not joined)
             return True
 
@@ -181,7 +196,11 @@ class Inputs:
                 finally:
                     self._line.remove(given)  # also when a KeyboardInterrupt ended the waiting
                     self.lock.notify_all()
-            given.run()
+            _inside.depth += 1
+            try:
+                given.run()
+            finally:
+                _inside.depth -= 1
         finally:
             self._done(given)
 
@@ -191,23 +210,32 @@ class Inputs:
                 self._running = self._runner = None
                 self.lock.notify_all()
 
-    def _run_logged(self, given: Input) -> None:
-        """Run an input whose caller has gone on: what it raises can only be logged."""
+    def _run_logged(self, given: Input) -> BaseException | None:
+        """Run an input whose caller has gone on: what it raises can only be logged.
+
+        Returns:
+            A KeyboardInterrupt or SystemExit that belongs to a thread of the user's, to be raised once all is done. (A
+            worker must outlive whatever it runs.)
+        """
         try:
             self._run_in_turn(given)
         except BaseException as error:
             if not isinstance(error, Exception) and not on_library_thread():
-                raise  # Ctrl-C belongs to the user's thread; a worker must outlive whatever it runs
+                return error
             _logger.exception("%s() raised; whoever called it has not waited for it", given.name)
+        return None
 
     def _run_what_came_from_inside(self, me: threading.Thread) -> None:
+        stop = None
         while (given := self._next_of(me)) is not None:
-            self._run_logged(given)
+            stop = self._run_logged(given) or stop
+        if stop is not None:
+            raise stop
 
     def _next_of(self, me: threading.Thread) -> Input | None:
         with self.lock:
             mine = [i for i in self._line if i.owner is me]
-            if mine and on_library_thread() and (self._running or self._line[0] is not mine[0]):
+            if mine and _must_not_block() and (self._running or self._line[0] is not mine[0]):
                 for given in mine:
                     given.owner = None  # it would have to wait: the worker runs them
                 self._wake_worker()
@@ -217,8 +245,7 @@ class Inputs:
     # -- the worker ---------------------------------------------------------------------------------------
 
     def _leave_to_worker(self, given: Input) -> None:
-        worker = self._wake_worker()
-        worker.kept = worker.kept or self
+        self._wake_worker()
         given.owner = None
         self._line.append(given)
 

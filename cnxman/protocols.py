@@ -151,7 +151,7 @@ class Attachment(Generic[P]):
                 self._change.wait_for(lambda: self._live() or self._why_not(), timeout)
             if (session := self._live()) is not None:
                 return Transport(self._manager, self._connection, session), session.protocol
-            reason = self._why_not() or "the port is not open"
+            reason = self._why_not() or "the port is not open, or there is no protocol for it"
         raise PortError(
             f"no protocol on {self._connection.port}: {reason}", self._manager.last_error or OSError(reason)
         )

@@ -806,6 +806,31 @@ def test_what_the_factory_raises_later_is_logged_and_it_is_asked_again(
     assert attachment.connect()[1] is factory.made[0]
 
 
+def test_a_protocol_that_raises_with_no_other_made_leaves_none(
+    serial_device: SimulatedDevice, manager: ConnectionManager, story: Story
+) -> None:
+    class Fragile(Teller):
+        def data_received(self, data: bytes) -> None:
+            raise ValueError(data)
+
+    factory = Factory(story, Fragile)
+
+    def make_one() -> Teller:
+        if factory.made:
+            story.tell("refused")
+            raise RuntimeError("no other")
+        return factory()
+
+    attachment = attach(manager, make_one)
+    manager.connect()
+    serial_device.wait_opened()
+    serial_device.send(b"x")
+    story.wait_for("refused")
+    assert attachment.protocol is None
+    with pytest.raises(PortError, match="there is no protocol for it"):
+        attachment.connect(0.05)
+
+
 @pytest.mark.usefixtures("no_complaints")
 def test_ctrl_c_while_attaching_takes_the_protocol_off_again(
     serial_device: SimulatedDevice, manager: ConnectionManager, story: Story
@@ -871,7 +896,7 @@ def test_connect_waits_for_connection_made(
     attachment = attach(manager, Factory(story, Slow))
     manager.connect()
     threading.Timer(0.05, waiting.set).start()
-    attachment.connect(PATIENCE)
+    attachment.connect()
     assert story.told == [("waiting", True), ("made", 1)]
 
 
@@ -890,7 +915,7 @@ def test_connect_ends_when_waiting_becomes_vain(
     reasons = {"stop": "it was stopped", "teardown": "torn down", "connection_made": "connection_made raised"}
     threading.Timer(0.05, ends[how]).start()
     with pytest.raises(PortError, match=reasons[how]):
-        attachment.connect(PATIENCE)
+        attachment.connect()
 
 
 def test_connect_ends_when_the_manager_gives_up(serial_device: SimulatedDevice, story: Story) -> None:
@@ -918,7 +943,10 @@ def test_connect_does_not_wait_on_a_thread_of_the_library_s(manager: ConnectionM
     attachment = attach(manager, Factory(story, Asks))
     manager.connect()
     story.wait_for("made", 1)
-    assert story.told[0] == ("refused", f"no protocol on {manager.connection.port}: the port is not open")
+    assert story.told[0] == (
+        "refused",
+        f"no protocol on {manager.connection.port}: the port is not open, or there is no protocol for it",
+    )
     assert other.connect(PATIENCE)
 
 

@@ -30,6 +30,7 @@ import logging
 import select
 import threading
 
+from cnxman import _fork
 from cnxman._descriptor_line import DescriptorLine
 from cnxman._line import CHUNK
 from cnxman._threads import LibraryThread
@@ -251,6 +252,7 @@ class Lookout(LibraryThread):
         self.change = threading.Condition(_lookout_lock)
         self._over = threading.Lock()
         self._over.acquire()
+        _fork.leave_to_parent(self)
 
     def run(self) -> None:
         """Look every `LOOK_EVERY` seconds; sleep while there is nothing to look at."""
@@ -262,6 +264,11 @@ class Lookout(LibraryThread):
                 backlog.look()
             with self.change:
                 self.watched -= {backlog for backlog in looked_at if not backlog.watched}
+
+    def leave_to_parent(self) -> None:
+        """In a forked child there is no such thread; one will be started with the child's own first line."""
+        global _lookout, _lookout_lock
+        _lookout, _lookout_lock = None, threading.Lock()
 
     def dismiss(self) -> None:
         """End soon. The lock is held."""

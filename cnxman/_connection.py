@@ -25,6 +25,8 @@ class ConnectionException(Exception):
         """The original exception responsible for this one."""
         self.errno = find_errno(inner)
         """The system's error number, from wherever in the inner exception's chain it stands, or None."""
+        self.written = 0
+        """How many bytes went out, where this is raised by a write."""
         self.__cause__ = inner
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import serial
 
-from cnxman import _faults
+from cnxman import _faults, _fork
 from cnxman._line import CHUNK, WriteTurn, close_port, closed, stalled
 
 try:
@@ -98,6 +98,7 @@ class DescriptorLine:
         self._writers = 0
         self._turn = WriteTurn()
         self._bell = _Bell()
+        _fork.leave_to_parent(self)
 
     @property
     def is_open(self) -> bool:
@@ -265,6 +266,17 @@ class DescriptorLine:
         with self.lock:
             self._end.wait_for(lambda: self.stopped, timeout)
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: close the copies of the descriptors, and let neither lock nor port know."""
+        self.stopped = self.closed = True
+        if self._is_socket:
+            return  # a socket's copy hinders nobody, and its owner would close the number once more
+        for name in ("fd", "pipe_abort_read_r", "pipe_abort_read_w", "pipe_abort_write_r", "pipe_abort_write_w"):
+            os.close(getattr(self.port, name))
+            setattr(self.port, name, None)
+        self.port.is_open = False
+        self._bell.close()
+
     def stop(self) -> None:
         """Make reads and writes return soon."""
         with self.lock:
@@ -287,7 +299,8 @@ class DescriptorLine:
         try:
             if not self._is_socket:
                 _let_out(self._fd)
-                release(self.port)
+                if self.port.exclusive:
+                    release(self.port)
             close_port(self.port)
         finally:
             self._bell.close()

@@ -98,7 +98,9 @@ def not_opened(port: str, error: Exception) -> ConnectionException:
 def not_written(port: str, written: int, size: int, error: Exception) -> ConnectionException:
     """Why a message did not go out, or only in part."""
     reason = _GONE.get(find_errno(error) or 0) if not isinstance(error, TimeoutError) else None
-    return ConnectionException(f"{written} of {size} bytes were written to {port}: {reason or _text(error)}", error)
+    failure = ConnectionException(f"{written} of {size} bytes were written to {port}: {reason or _text(error)}", error)
+    failure.written = written
+    return failure
 
 
 def _text(error: Exception) -> str:

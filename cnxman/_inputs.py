@@ -185,6 +185,18 @@ class Inputs:
         for stale in [i for i in self._line if isinstance(i, Retry)]:
             self._line.remove(stale)
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: there is no worker here, and nobody will ever release a lock that was held."""
+        self.lock = threading.Condition()
+        self._line.clear()
+        self._running = self._runner = self._worker = self._wait = None
+        self._wanted = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything runs, waits, or is kept up."""
+        return self._wanted or self._running is not None or bool(self._line)
+
     # -- running them -------------------------------------------------------------------------------------
 
     def _run_in_turn(self, given: Input) -> None:

@@ -7,6 +7,7 @@ inputs, transitions, and then what they do. Which thread runs what is told in `c
 import logging
 import threading
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
@@ -14,10 +15,11 @@ from typing import Self
 
 from automat import MethodicalMachine
 
-from cnxman import signals
+from cnxman import _fork, signals
 from cnxman._connection import Connection, ConnectionException
 from cnxman._inputs import Alarm, Inputs
 from cnxman._recovery import Recovery
+from cnxman._statistics import ManagerStatistics
 from cnxman.logging import FirstThenDebug, loggable_class
 from cnxman.retry import RetryPolicy
 
@@ -66,13 +68,17 @@ class ConnectionManager:
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self._connection = connection
+        self._is_parents = False
         self._inputs = Inputs(f"cnxman manager of {connection}")
         self._recovery = Recovery(connection, retry, self._inputs.clock)
         self._told = self.state  # also makes Automat's part, which would else be made lazily, by two threads
         self._change = threading.Condition()
         self._error: ConnectionException | None = None
         self._complaint = FirstThenDebug()
+        self._stop: BaseException | None = None
+        self._statistics = ManagerStatistics()
         signals.listen(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
+        _fork.leave_to_parent(self)
 
     # -- what users call ----------------------------------------------------------------------------------
 
@@ -88,16 +94,20 @@ class ConnectionManager:
             ConnectionException: if the system gives us no thread to recover on.
             KeyboardInterrupt, SystemExit: what interrupted the attempt; the manager is disconnected then.
         """
+        if self._is_parents:
+            raise _fork.not_here(repr(self._connection))
         if not self._inputs.join(lambda: self.state is ConnectionState.CONNECTING, ("disconnect", "teardown")):
-            self._inputs.give("connect", partial(self._attempt_upon, self._connect))
+            self._inputs.give("connect", partial(self._to_the_end, self._connect))
 
     def disconnect(self) -> None:
         """Disconnect, and stay so. When this returns no attempt is under way and none will start."""
-        self._inputs.give("disconnect", self._disconnect)
+        if not self._is_parents:
+            self._inputs.give("disconnect", partial(self._to_the_end, self._disconnect))
 
     def teardown(self) -> None:
         """Disconnect and release everything, for good. When this returns no thread of the library is left."""
-        self._inputs.give("teardown", self._teardown)
+        if not self._is_parents:
+            self._inputs.give("teardown", partial(self._to_the_end, self._teardown))
 
     @property
     def connection(self) -> Connection:
@@ -107,7 +117,7 @@ class ConnectionManager:
     @property
     def state(self) -> ConnectionState:
         """The state now. Answers at once, whatever is under way."""
-        return ConnectionState(self._serialized())
+        return ConnectionState.TORNDOWN if self._is_parents else ConnectionState(self._serialized())
 
     @property
     def is_connected(self) -> bool:
@@ -118,6 +128,11 @@ class ConnectionManager:
     def last_error(self) -> ConnectionException | None:
         """Why the last attempt failed or the connection was lost; None from a success until the next failure."""
         return self._error
+
+    @property
+    def statistics(self) -> ManagerStatistics:
+        """What it went through since it was made: a snapshot."""
+        return replace(self._statistics)
 
     def wait_until_connected(self, timeout: float | None = None) -> bool:
         """Wait until the manager is connected.
@@ -131,11 +146,18 @@ class ConnectionManager:
         Returns:
             Whether it is connected; False at once when it is torn down.
         """
-        settled = (ConnectionState.CONNECTED, ConnectionState.TORNDOWN)
-        if not self._inputs.must_not_wait():
-            with self._change:
-                self._change.wait_for(lambda: self.state in settled, timeout)
-        return self.is_connected
+        if self._inputs.must_not_wait():
+            return self.is_connected
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
+
+        def settled() -> ConnectionState | None:
+            state = self.state
+            return state if state in (ConnectionState.CONNECTED, ConnectionState.TORNDOWN) else None
+
+        with self._change:
+            found = self._change.wait_for(settled, timeout)  # it may be lost again by the time this returns
+        return found is ConnectionState.CONNECTED
 
     def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.STATE_CHANGED) -> Callable[[], None]:
         """Have `receiver` hear one of this manager's signals; it is held strongly, so a lambda will do.
@@ -252,21 +274,24 @@ class ConnectionManager:
     def _note_success(self) -> None:
         self._error = None
         self._recovery.success()
+        self._statistics.count_connect()
         self._complaint.forget()
 
     @machine.output()
     def _note_failure(self, error: ConnectionException | None) -> None:
         self._error = error or self._error
         self._recovery.failure()
+        self._statistics.count_failure(self._error)
 
     @machine.output()
     def _note_loss(self, error: ConnectionException | None) -> None:
         self._error = error or self._connection.last_error or _unexplained("the connection raised the alarm")
         self._recovery.loss()
+        self._statistics.count_loss(self._error)
 
     @machine.output()
     def _wait(self) -> None:
-        wait, delay = self._recovery.wait(partial(self._attempt_upon, self._retry))
+        wait, delay = self._recovery.wait(partial(self._to_the_end, self._retry))
         self._inputs.wait_then_run(wait)
         self._announce_change(self._error)
         signals.send(
@@ -280,6 +305,7 @@ class ConnectionManager:
     @machine.output()
     def _hang_up(self) -> None:
         self._inputs.let_go()
+        self._statistics.count_end()
         self._call_safely(self._connection.disconnect)
 
     @machine.output()
@@ -326,19 +352,28 @@ class ConnectionManager:
     torndown.upon(_teardown, enter=torndown, outputs=[])
     torndown.upon(_alarm, enter=torndown, outputs=[])
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: what was being kept up is the parent's business."""
+        if self._inputs.is_busy:
+            self._is_parents = True
+            self._inputs.leave_to_parent()
+
     # -- how ----------------------------------------------------------------------------------------------
 
     def _on_alarm(self, error: ConnectionException | None = None) -> None:
         """Note an alarm. Runs on the thread that raised it; the change is made on the worker."""
         self._inputs.post(Alarm("alarm", partial(self._alarm, error), None))
 
-    def _attempt_upon(self, feed: Callable[[], None]) -> None:
-        """Feed an input that leads to an attempt. Whatever breaks it off, the machine isn't left in connecting."""
+    def _to_the_end(self, feed: Callable[[], None]) -> None:
+        """Feed an input. Whatever breaks it off, the machine isn't left in connecting, and no step is left out."""
         try:
             feed()
         finally:
             if self.state is ConnectionState.CONNECTING:
                 self._gave_up(None)
+            stop, self._stop = self._stop, None
+            if stop is not None:
+                raise stop
 
     def _keep_up(self) -> None:
         try:
@@ -362,6 +397,8 @@ class ConnectionManager:
             method()
         except Exception as raised:
             self._log(logging.ERROR, "%s raised", signals.name_of(method), exc_info=raised)
+        except BaseException as stop:  # Ctrl-C: it goes on to the caller once the input has been dealt with
+            self._stop = stop
 
     def _announce_change(self, error: ConnectionException | None) -> None:
         state, previous, self._told = self.state, self._told, self.state

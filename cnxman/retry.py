@@ -81,8 +81,15 @@ class RetryPolicy:
 def _check_number(name: str, value: float) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    if math.isnan(value) or (math.isinf(value) and name != "reset_after"):
+    if not _is_finite(value) and not (name == "reset_after" and value > 0):
         raise ValueError(f"{name} must be finite, not {value!r}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def _check_count(name: str, value: int) -> None:

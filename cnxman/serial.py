@@ -9,29 +9,24 @@ port, and can be used by itself. Which thread runs what:
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Hashable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Collection, Hashable
 
 import serial as pyserial
 from serial.rs485 import RS485Settings
 
-from cnxman import _faults, _settings, ports, signals
-from cnxman._controls import PortControls
+from cnxman import _faults, _fork, _settings, ports, signals
+from cnxman._conversation import Conversation
 from cnxman._descriptor_line import keep_others_out
 from cnxman._line import Line
 from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
+from cnxman._statistics import SerialStatistics
 from cnxman.basics import ConnectionException
 from cnxman.logging import FirstThenDebug, loggable_class
-
-if TYPE_CHECKING:
-    from cnxman._reader import SerialReader, Until
 
 __all__ = ["SerialConnection", "SerialListener"]
 
 SerialListener.__module__ = __name__  # documented and shown under the name of the module that hands it on
-
-_Result = TypeVar("_Result")
 
 LONGEST_DELIVERY = 5.0
 """How long, in seconds, hanging up waits for a receiver that is running."""
@@ -69,6 +64,7 @@ class _Listener(SerialListener):
 
     def _on_data(self, data: bytes) -> None:
         super()._on_data(data)
+        self._connection._count_in(len(data))
         self._connections_data.send(data=data)
 
     def _on_end(self, error: ConnectionException | None) -> None:
@@ -77,7 +73,7 @@ class _Listener(SerialListener):
 
 
 @loggable_class()
-class SerialConnection(PortControls):
+class SerialConnection(Conversation):
     """A connection to a serial port, with a thread that listens.
 
     Settings are pyserial's, under its names, and are checked here and now. Times are in seconds, sizes in bytes.
@@ -111,16 +107,6 @@ class SerialConnection(PortControls):
     """
 
     logger: logging.Logger
-
-    class Signals(signals.Signal):
-        """What serial connections send, in order, on the listener's thread; besides `Connection.Signals`."""
-
-        DATA_RECEIVED = "data-received"
-        """`data`: bytes, never empty."""
-        OPENED = "opened"
-        """The port was opened: what comes next has nothing to do with what came before."""
-        CLOSED = "closed"
-        """The port was closed: `error`, a `ConnectionException`, or None if somebody asked for it."""
 
     def __init__(
         self,
@@ -168,12 +154,16 @@ class SerialConnection(PortControls):
         self._exclusive = exclusive
         self._lines = {"dtr": dtr, "rts": rts}
         self._rs485_mode = rs485_mode
+        self._asking = threading.Lock()
+        self._counting = threading.Lock()
+        self._tally = SerialStatistics()
         self._lock = threading.Lock()  # guards what is below; never held while anything is called
         self._listener: _Listener | None = None
-        self._asking = threading.Lock()  # held from a question to its answer
         self._turn = 0  # which try_connect, disconnect or teardown was the last
+        self._is_parents = False
         self._presence = ports.Presence(port)
         self._complaint = FirstThenDebug()
+        _fork.leave_to_parent(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._port}>"
@@ -189,6 +179,8 @@ class SerialConnection(PortControls):
         Returns:
             True if and only if the port is open. Otherwise the reason is logged, and is in `last_error`.
         """
+        if self._is_parents:
+            return self._fail(_fork.not_here(repr(self)))
         turn, old = self._take_turn()
         predecessor = self._hang_up(old)
         try:
@@ -247,73 +239,6 @@ class SerialConnection(PortControls):
         listener = self._listener
         return listener is not None and listener.is_listening
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Send a message. From any thread: messages are never mixed.
-
-        What was written when a line is lost is not sent again.
-
-        Args:
-            data: the whole message.
-
-        Returns:
-            How many bytes were written, which is all of them; they are the kernel's then.
-
-        Raises:
-            TypeError: if `data` isn't bytes.
-            ConnectionException: if there is no connection, if it is lost or closed meanwhile, or if the line takes
-                nothing for `write_timeout` seconds. It says how much went out.
-        """
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"data must be bytes, not {data!r}")
-        return self._line().write(bytes(data), self._settings["write_timeout"])
-
-    def reader(self, *, buffer_size: int | None = None) -> "SerialReader":
-        """What comes from now on, to be read by calls that wait: `with connection.reader() as reader: ...`.
-
-        It takes nothing away from receivers, nor from other readers.
-
-        Args:
-            buffer_size: how many bytes wait to be read, at most; None for as many as this connection's own.
-
-        Returns:
-            The reader. Close it when it isn't read any more: one that is full holds up all receivers.
-        """
-        from cnxman._reader import SerialReader  # noqa: PLC0415 (a higher room)
-
-        return SerialReader(self, buffer_size=buffer_size)
-
-    def query(self, question: bytes, until: "Until" = b"\n", *, timeout: float | None = 1.0) -> bytes:
-        r"""Ask the device, and wait for its answer: `connection.query(b"*IDN?\n")`.
-
-        What came before the question isn't taken for its answer. Questions from several threads are asked one after
-        another, so each gets its own answer (but one that comes too late may be taken for that of the next question).
-        Receivers and readers hear the answer as well. It may be used in `prepare`, but not in a receiver.
-
-        Args:
-            question: written as it is.
-            until: where the answer ends: after these bytes; after so many bytes, if it is a number; or with
-                the first frame of a framer, such as `cnxman.framing.Lines()`.
-            timeout: how long to wait for the answer once the question is written, in seconds; None for ever.
-
-        Returns:
-            The answer: with the bytes that end it, or as the framer gives it.
-
-        Raises:
-            TimeoutError: the answer didn't come, or not to its end; it says what did. (Or, with nothing asked:
-                what came before waited for slow receivers for as long.)
-            ConnectionException: if there is no connection, or it is lost or closed meanwhile; see also `write`.
-            BufferError: it has no end within `buffer_size` bytes.
-            ValueError: for an `until` of no bytes, or of more than `buffer_size`.
-            RuntimeError: called from a receiver on this connection's own listener thread, where no data could come.
-        """
-        from cnxman._reader import query  # noqa: PLC0415 (a higher room)
-
-        return query(self, question, until, timeout)
-
-    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.DATA_RECEIVED) -> Callable[[], None]:
-        """Have `receiver` hear one of this connection's signals; see `Connection.subscribe`."""
-        return super().subscribe(receiver, signal)
-
     # -- how ----------------------------------------------------------------------------------------------
 
     def _take_turn(self) -> tuple[int, "_Listener | None"]:
@@ -347,6 +272,7 @@ class SerialConnection(PortControls):
             if error is None:
                 listener.settled = True
                 self.last_error = None
+                self._tally.count_connect()
                 self._complaint.forget()
             return error
 
@@ -363,6 +289,7 @@ class SerialConnection(PortControls):
 
     def _fail(self, error: ConnectionException) -> bool:
         self.last_error = error
+        self._tally.count_failure(error)
         self._log(self._complaint.level(error.message), "%s", error)
         return False
 
@@ -389,8 +316,11 @@ class SerialConnection(PortControls):
             told = error if listener.turn == self._turn else None
             if self._listener is listener:
                 self._listener = None
+                self._tally.count_end()
             if told is not None:
                 self.last_error = told
+                if listener.settled:
+                    self._tally.count_loss(told)
         if told is not None and listener.settled:
             self._log(self._complaint.level(told.message), "%s", told)
         signals.Channel(listener.delivery, self, SerialConnection.Signals.CLOSED).send(error=told)
@@ -400,10 +330,30 @@ class SerialConnection(PortControls):
     def _line(self) -> Line:
         listener = self._listener
         line = listener.line if listener is not None and listener.is_listening else None
+        if self._is_parents:
+            raise _fork.not_here(repr(self))
         if line is None:
             cause = self.last_error or ConnectionError("not connected")
             raise ConnectionException(f"{self._port} is not connected", cause) from cause
         return line
+
+    def _itself(self) -> "SerialConnection":
+        return self
+
+    def _delivery(self) -> signals.Delivery:
+        current = threading.current_thread()
+        return current.delivery if isinstance(current, SerialListener) else signals.Delivery()
+
+    def _count_in(self, size: int) -> None:
+        self._tally.bytes_in += size
+        self._tally.chunks += 1
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the line, if there is one, is the parent's."""
+        if self._listener is not None or self._lock.locked():
+            self._is_parents = True
+            self._listener = None
+            self._lock, self._asking, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
 
     def _log(self, level: int, message: str, *args: object) -> None:
         self.logger.log(level, message, *args, extra={"port": self._port})

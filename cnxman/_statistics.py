@@ -1,0 +1,111 @@
+"""What happened on a line, in numbers: counted as it happens, and given as a snapshot."""
+
+import struct
+import time
+from dataclasses import dataclass
+
+import serial
+
+from cnxman._connection import ConnectionException
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+TIOCGICOUNT = 0x545D
+"""Linux: read the driver's counters. (Python's termios does not have it.)"""
+
+
+@dataclass(frozen=True)
+class DriverCounts:
+    """What a driver has counted since it took the port up: bytes, and errors in what came.
+
+    On Linux, by the drivers that count (`TIOCGICOUNT`): ttyS and most USB adapters do, pseudo-terminals don't.
+    """
+
+    received: int
+    sent: int
+    framing: int
+    """Bytes that did not end as they should: a wrong baud rate, most often."""
+    overrun: int
+    """Bytes lost in the chip, which was not read in time."""
+    parity: int
+    break_: int
+    buffer_overrun: int
+    """Bytes lost in the kernel, whose buffer was full."""
+
+
+def driver_counts(port: serial.Serial) -> DriverCounts | None:
+    """The counters of an open port's driver; None where there are none."""
+    try:
+        answer = fcntl.ioctl(port.fileno(), TIOCGICOUNT, bytes(80))
+    except (OSError, AttributeError):  # not this driver, not this system, or not this kind of port
+        return None
+    counts = struct.unpack("11i", answer[:44])
+    return DriverCounts(*counts[4:])
+
+
+class _Tally:
+    """How both kinds of statistics count what they have in common."""
+
+    connects: int
+    losses: int
+    failed_attempts: int
+    last_error: ConnectionException | None
+    last_error_at: float | None
+    up_since: float | None
+
+    def count_connect(self) -> None:
+        """It is up."""
+        self.connects += 1
+        self.up_since = time.time()
+
+    def count_failure(self, error: ConnectionException | None) -> None:
+        """An attempt failed."""
+        self.failed_attempts += 1
+        self._note(error)
+
+    def count_loss(self, error: ConnectionException | None) -> None:
+        """It was up, and is lost."""
+        self.losses += 1
+        self._note(error)
+
+    def count_end(self) -> None:
+        """It was hung up."""
+        self.up_since = None
+
+    def _note(self, error: ConnectionException | None) -> None:
+        self.last_error, self.last_error_at, self.up_since = error, time.time(), None
+
+
+@dataclass
+class SerialStatistics(_Tally):
+    """A snapshot of what happened on a `SerialConnection` since it was made. Times are `time.time()`'s, in seconds."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    chunks: int = 0
+    """How often receivers were told data."""
+    connects: int = 0
+    losses: int = 0
+    failed_attempts: int = 0
+    last_error: ConnectionException | None = None
+    last_error_at: float | None = None
+    up_since: float | None = None
+    """When the line that is open was opened; None if there is none."""
+    driver: DriverCounts | None = None
+    """The driver's counters for the line that is open, where it has any."""
+
+
+@dataclass
+class ManagerStatistics(_Tally):
+    """A snapshot of what a `ConnectionManager` went through. Times are `time.time()`'s, in seconds."""
+
+    connects: int = 0
+    losses: int = 0
+    failed_attempts: int = 0
+    last_error: ConnectionException | None = None
+    last_error_at: float | None = None
+    up_since: float | None = None
+    """Since when it is connected; None if it isn't."""

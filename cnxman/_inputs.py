@@ -310,7 +310,11 @@ class Inputs:
 
     def _look_up_from(self, wait: Wait) -> None:
         """Put the retry in line if its time has come."""
-        now = self.clock.now() >= wait.due or (wait.look is not None and wait.look())
+        try:
+            now = self.clock.now() >= wait.due or (wait.look is not None and wait.look())
+        except Exception:
+            _logger.exception("the look for the thing's return raised; it is not repeated in this wait")
+            now, wait.look = False, None
         with self.lock:
             if now and self._wait is wait:
                 self._wait = None

@@ -9,7 +9,7 @@ A receiver that doesn't return would be in the way of three things, so it return
 * when somebody hangs up, or dials again: they would wait for it;
 * when whoever took from the inbox is gone;
 * when the line is lost, for it to be noticed and opened anew: there is no sender to be held off any more. The rest of
-  the backlog is taken beyond the bound then, but never more than twice the bound.
+  the backlog is taken beyond the bound then; but not that of a second outage on top of it.
 
 Only the first and the last have nobody who could wake the receiver: while it waits it looks, `LOOK_EVERY` seconds.
 """
@@ -18,6 +18,7 @@ import logging
 import threading
 from collections import deque
 
+from cnxman._line import CHUNK
 from cnxman._listener import SerialListener
 from cnxman.basics import ConnectionException
 from cnxman.serial import SerialConnection
@@ -152,8 +153,8 @@ class Inbox:
             self._holding = False
 
     def _must_wait(self) -> bool:
-        bound = self.limit if self.connection.is_connected else 2 * self.limit
-        return len(self.data) >= bound and self.is_wanted() and not _is_hung_up()
+        rest = 0 if self.connection.is_connected else self.connection.buffer_size + 2 * CHUNK
+        return len(self.data) >= self.limit + rest and self.is_wanted() and not _is_hung_up()
 
 
 def _is_hung_up() -> bool:

@@ -206,7 +206,7 @@ class Frames(Iterator[bytes]):
         self._framer = framer
         self._timeout = timeout
         self._ready: deque[bytes] = deque()
-        self._begun = bytearray()  # the end of what came since the last frame, for a message
+        self._last = bytearray()  # the end of what came, for a message
 
     def __next__(self) -> bytes:
         """Wait for the next frame."""
@@ -216,13 +216,12 @@ class Frames(Iterator[bytes]):
                 data = self._reader.read(None if until is None else max(0.0, until - time.monotonic()))
             except TimeoutError as error:
                 raise TimeoutError(self._too_late()) from error
-            self._begun += data
+            self._last = (self._last + data)[-_SHOWN:]
             self._ready.extend(self._framer.feed(data))
-            del self._begun[: None if self._ready else -_SHOWN]
         return self._ready.popleft()
 
     def _too_late(self) -> str:
-        return f"no whole frame came within {self._timeout} s: {_shown(self._begun)}"
+        return f"no whole frame came within {self._timeout} s: {_shown(self._last)}"
 
 
 def query(connection: SerialConnection, question: bytes, until: Until, timeout: float | None) -> bytes:

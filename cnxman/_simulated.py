@@ -85,16 +85,8 @@ class SimulatedLine:
             raise RuntimeError("the simulated device has been closed")
 
     def is_there(self) -> bool:
-        """Tell whether a host has the port open at this moment.
-
-        A hang-up is noted, lest the thread should miss it: the host may open the port again before it looks.
-        """
-        if self.pty is None:
-            return False
-        if self.pty.state() & select.POLLHUP:
-            self._note_presence(False, 0.0)
-            return False
-        return True
+        """Tell whether a host has the port open at this moment."""
+        return self.pty is not None and not self._look(self.pty) & select.POLLHUP
 
     def plug(self) -> None:
         """Plug the device in, which isn't."""
@@ -171,6 +163,20 @@ class SimulatedLine:
             self.queue.remove(message)
         self.changed.notify_all()
 
+    def _look(self, pty: PseudoTerminal) -> int:
+        """Return the state of the pty.
+
+        Whoever sees a hang-up notes it, for the host may open the port again before the thread looks; and does away
+        with what tells that the host of before discarded its input, which would be taken for the next one's.
+        """
+        state = pty.state()
+        if state & select.POLLHUP:
+            if state & select.POLLPRI:
+                pty.read(0)
+                state = pty.state()
+            self._note_presence(False, 0.0)
+        return state
+
     def _note_presence(self, is_there: bool, now: float) -> None:
         if not is_there:
             if self._opened_at is not None:
@@ -195,15 +201,15 @@ class SimulatedLine:
         pty = self.pty
         if pty is None:
             return None, None, 0
-        state = pty.state()
-        self._note_presence(not state & select.POLLHUP, now)
+        state = self._look(pty)
+        if not state & select.POLLHUP:
+            self._note_presence(True, now)
         incoming, events_in = self._take_in(pty, state, now)
         outgoing, events_out = self._give_out(now)
         if self.pty is not pty:  # a cut was due
             return None, None, 0
         if now < self._stalled_until:
             incoming = outgoing = self._stalled_until - now
-            events_in = events_out = 0
         wait = min(incoming, outgoing)
         if self._opened_at is None:
             # The hang-up stands until somebody opens the port, and would end a wait for the master at once.

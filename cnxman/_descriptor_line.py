@@ -268,12 +268,14 @@ class DescriptorLine:
 
     def leave_to_parent(self) -> None:
         """In a forked child: close the copies of the descriptors, and let neither lock nor port know."""
-        self.stopped = self.closed = True
-        if self._is_socket:
+        was_closed, self.stopped, self.closed = self.closed, True, True
+        if was_closed or self._is_socket:
             return  # a socket's copy hinders nobody, and its owner would close the number once more
         for name in ("fd", "pipe_abort_read_r", "pipe_abort_read_w", "pipe_abort_write_r", "pipe_abort_write_w"):
-            os.close(getattr(self.port, name))
-            setattr(self.port, name, None)
+            number = getattr(self.port, name, None)
+            if number is not None:
+                os.close(number)
+                setattr(self.port, name, None)
         self.port.is_open = False
         self._bell.close()
 

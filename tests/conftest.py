@@ -1,0 +1,44 @@
+"""What every test has to leave behind: no thread of the library, and no descriptor."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cnxman._threads import LibraryThread
+
+PATIENCE = 5.0
+
+
+def held() -> tuple[set[threading.Thread], int]:
+    """What is held now: the library's threads, and how many descriptors."""
+    threads = {thread for thread in threading.enumerate() if isinstance(thread, LibraryThread)}
+    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    return threads, descriptors
+
+
+def left(before: tuple[set[threading.Thread], int]) -> list[str]:
+    """What is held now and was not before."""
+    threads, descriptors = held()
+    more = [f"the thread {thread.name!r}" for thread in threads - before[0]]
+    if descriptors > before[1]:
+        more.append(f"{descriptors - before[1]} descriptors")
+    return more
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fail a test that leaves something behind. What is just ending is given its time."""
+    before = held()
+    yield
+    if not left(before):
+        return
+    end = time.monotonic() + PATIENCE
+    gc.collect()
+    while (more := left(before)) and time.monotonic() < end:
+        time.sleep(0.01)
+        gc.collect()
+    assert not more, f"left behind: {', '.join(more)}"

@@ -1,0 +1,125 @@
+"""What the site needs besides Sphinx's own: the machine's chart and table, pictures that follow the theme, soft links.
+
+The directives `state-chart` and `transition-table` are made from the machine at build time; `picture` puts an SVG file
+into the page itself, so that it takes the page's colours. A word in single backticks is a link if it names something
+documented, and code if not: so docstrings can say `connect()`.
+"""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxRole
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import state_chart
+
+MODULES = ("basics", "serial", "retry", "ports", "framing", "protocols", "aio", "testing", "signals", "logging")
+"""Where a bare name may be from."""
+
+
+class StateChart(Directive):
+    """The state chart, drawn."""
+
+    def run(self) -> list[nodes.Node]:
+        """Draw it."""
+        return [nodes.raw("", state_chart.chart(alone=False), format="html", classes=["picture"])]
+
+
+class TransitionTable(Directive):
+    """The table of transitions."""
+
+    def run(self) -> list[nodes.Node]:
+        """Write it as a list-table, and have that read."""
+        lines = [".. list-table::", "   :header-rows: 1", "   :class: transitions", ""]
+        for row in state_chart.table():
+            for index, cell in enumerate(row):
+                first, *rest = cell.split("\n")
+                lines += [f"   {'* -' if index == 0 else '  -'} {first}", *(f"       {line}" for line in rest)]
+        parent = nodes.container()
+        self.state.nested_parse(StringList(lines, source=state_chart.__file__), self.content_offset, parent)
+        return parent.children
+
+
+class Picture(Directive):
+    """An SVG file from `docs/`, put into the page."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Read it."""
+        environment = self.state.document.settings.env
+        relative, path = environment.relfn2path(self.arguments[0])
+        environment.note_dependency(relative)
+        return [nodes.raw("", Path(path).read_text(encoding="utf-8"), format="html", classes=["picture"])]
+
+
+class SoftLink(SphinxRole):
+    """A link if the target is documented, code otherwise. `~` before it shows its last part only."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Leave the target to be looked up when all is read."""
+        text = self.text
+        shown = text.lstrip("~").rsplit(".", 1)[-1] if text.startswith("~") else text
+        target = text.lstrip("~").removesuffix("()")
+        literal = nodes.literal(text, shown, classes=["xref"])
+        if not all(part.isidentifier() for part in target.split(".")):
+            return [nodes.literal(text, text)], []
+        node = pending_xref(
+            "",
+            literal,
+            refdomain="py",
+            reftype="obj",
+            reftarget=target,
+            refexplicit=False,
+            refwarn=False,
+            refdoc=self.env.current_document.docname,
+            soft=True,
+        )
+        node.update_basic_atts({"py:module": self.env.ref_context.get("py:module")})
+        node["py:module"] = self.env.ref_context.get("py:module")
+        node["py:class"] = self.env.ref_context.get("py:class")
+        self.set_source_info(node)
+        return [node], []
+
+
+def find_soft_link(app: Sphinx, env: Any, node: pending_xref, contnode: nodes.Element) -> nodes.Element | None:
+    """Look a soft link up in the modules where a bare name may be from; code if it is nowhere."""
+    if not node.get("soft"):
+        return None
+    domain = env.domains["py"]
+    target = node["reftarget"].removeprefix("cnxman.")
+    for module in MODULES:
+        for name in (f"cnxman.{module}.{target}", f"cnxman.{target}"):
+            if name in domain.objects:
+                found = domain.objects[name]
+                reference = nodes.reference("", "", contnode, internal=True)
+                reference["refuri"] = app.builder.get_relative_uri(node["refdoc"], found.docname) + "#" + found.node_id
+                return reference
+    return contnode
+
+
+def public_bases(_app: Sphinx, _name: str, _obj: type, _options: Any, bases: list[Any]) -> None:
+    """Show the nearest public base class instead of private ones."""
+    for index, base in enumerate(bases):
+        if inspect.isclass(base) and base.__module__.startswith("cnxman._"):
+            public = [each for each in base.__mro__[1:] if not each.__module__.startswith("cnxman._")]
+            bases[index] = public[0]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx."""
+    app.add_directive("state-chart", StateChart)
+    app.add_directive("transition-table", TransitionTable)
+    app.add_directive("picture", Picture)
+    app.add_role("soft", SoftLink())
+    app.connect("missing-reference", find_soft_link)
+    app.connect("autodoc-process-bases", public_bases)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

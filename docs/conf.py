@@ -1,0 +1,44 @@
+"""How the site is built: `sphinx-build -W -n -b html docs docs/_build/html`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+from cnxman import __version__
+
+project = "cnxman"
+author = "The cnxman developers"
+copyright = "the cnxman developers"
+version = release = __version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "cnxman_docs"]
+exclude_patterns = ["_build", "examples"]
+default_role = "soft"
+highlight_language = "python"
+suppress_warnings = ["config.cache"]
+
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections|enum|threading|typing|types|logging|automat|serial|asyncio|os|abc)\..*"),
+    ("py:.*", r"(object|None|optional|callable)"),
+    ("py:.*", r"cnxman\._.*"),
+]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_admonition_for_examples = False
+python_maximum_signature_line_length = 80
+
+html_theme = "furo"
+html_title = f"cnxman {version}"
+html_static_path = ["_static"]
+html_css_files = ["cnxman.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"sidebar_hide_name": False}

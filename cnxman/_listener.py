@@ -132,24 +132,24 @@ class SerialListener(LibraryThread):
         self.delivery.called_off = True
         if self._source is not None and self._source.is_delivering():
             self._source.end()
-        self.finished.set()
+        self._finish()
         return receiver
 
     # -- on the thread itself -----------------------------------------------------------------------------
 
     def _begin(self) -> None:
         port = self._serial
-        if not port.is_open:
-            try:
-                port.open()
-            except Exception as error:
-                raise _faults.not_opened(str(port.port), error) from error
         line: DescriptorLine | CallLine
-        if is_plain(port):
-            line = DescriptorLine(port, self._idle_timeout)
-            self._source = Backlog(line, self._buffer_size)
-        else:
-            line = self._source = CallLine(port, self._idle_timeout)
+        try:
+            if not port.is_open:
+                port.open()
+            if is_plain(port):
+                line = DescriptorLine(port, self._idle_timeout)
+                self._source = Backlog(line, self._buffer_size)
+            else:
+                line = self._source = CallLine(port, self._idle_timeout)
+        except Exception as error:
+            raise _faults.not_opened(str(port.port), error) from error
         with self._lock:
             self.line = line
             terminated = self._terminated
@@ -177,6 +177,10 @@ class SerialListener(LibraryThread):
         self.ready.set()
         if not self.delivery.called_off:
             self._on_end(error)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Nothing more will be told."""
         self.finished.set()
 
     # -- what a listener of the library's own tells besides -------------------------------------------------

@@ -17,7 +17,7 @@ from serial.rs485 import RS485Settings
 from cnxman import _faults, _fork, _settings, ports, signals
 from cnxman._conversation import Conversation
 from cnxman._descriptor_line import keep_others_out
-from cnxman._line import Line
+from cnxman._line import Line, close_port
 from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
 from cnxman._statistics import SerialStatistics
@@ -39,7 +39,8 @@ class _Listener(SerialListener):
         connection: whose line it is.
         port: the port, which is open.
         turn: the connection's turn that it belongs to.
-        predecessor: a listener that has yet to tell its last, because a receiver on its thread dials again.
+        predecessor: a listener that has yet to tell its last, because a receiver on its thread dials again. Until
+            then this one tells nothing.
     """
 
     def __init__(
@@ -47,19 +48,40 @@ class _Listener(SerialListener):
         connection: "SerialConnection",
         port: pyserial.Serial,
         turn: int,
-        predecessor: SerialListener | None,
+        predecessor: "_Listener | None",
     ) -> None:
         super().__init__(port, buffer_size=connection.buffer_size, idle_timeout=connection.idle_timeout)
         self._connection = connection
         self._connections_data = signals.Channel(self.delivery, connection, SerialConnection.Signals.DATA_RECEIVED)
-        self._predecessor = predecessor
+        self.predecessor = predecessor
+        self.successor: _Listener | None = None
+        self._may_tell = threading.Event()
+        if predecessor is not None:
+            predecessor.successor = self
+        if predecessor is None or predecessor.finished.is_set():
+            self._may_tell.set()
+        self.has_told = False
+        """Whether it has told of its opening."""
         self.turn = turn
         self.settled = False
         """Whether `try_connect` has returned True: from then on a loss raises the alarm."""
 
+    def terminate(self) -> None:
+        """Stop listening; see `SerialListener.terminate`."""
+        super().terminate()
+        self._may_tell.set()
+
+    def _finish(self) -> None:
+        super()._finish()
+        if self.successor is not None:
+            self.successor._may_tell.set()
+
     def _on_open(self) -> None:
-        if self._predecessor is not None:
-            self._predecessor.finished.wait()
+        self._may_tell.wait()
+        if self.predecessor is not None and not self.predecessor.finished.is_set():
+            return  # hung up again before it was its turn
+        self.predecessor = None
+        self.has_told = True
         signals.Channel(self.delivery, self._connection, SerialConnection.Signals.OPENED).send()
 
     def _on_data(self, data: bytes) -> None:
@@ -251,14 +273,19 @@ class SerialConnection(Conversation):
         port = _settings.make_port(self._port, self._settings, self._exclusive, self._lines, self._rs485_mode)
         port.open()
         if self._exclusive:
-            keep_others_out(port)
+            try:
+                keep_others_out(port)
+            except Exception:
+                close_port(port)  # else the exception's traceback would keep it open
+                raise
         return port
 
     def _start(self, listener: _Listener) -> ConnectionException | None:
         """Listen, and prepare the device: None, or why not."""
         with self._lock:
-            if listener.turn == self._turn:
-                self._listener = listener
+            if listener.turn != self._turn:
+                return _overtaken(self._port)
+            self._listener = listener
         try:
             listener.start()
         except RuntimeError as no_thread:
@@ -294,28 +321,28 @@ class SerialConnection(Conversation):
         return False
 
     def _hang_up(self, listener: "_Listener | None") -> "_Listener | None":
-        """End a listener. Returns it if it can't have ended yet, because this is its own thread."""
+        """End a listener. Returns the one, it or its predecessor, that can't have ended yet: this is its own thread."""
         if listener is None:
             return None
         listener.terminate()
         if listener is threading.current_thread():
             listener.close_now()
             return listener
+        unfinished = self._hang_up(listener.predecessor)
         if not listener.wait_for_end(LONGEST_DELIVERY):
             receiver = listener.abandon()
             name = signals.name_of(receiver) if receiver else "a receiver"
             self._log(logging.WARNING, "%s: hung up without waiting any longer for %s", self._port, name)
         with self._lock:
             if self._listener is listener:
-                self._listener = None
-        return None
+                self._listener = unfinished
+        return unfinished
 
     def _line_ended(self, listener: _Listener, error: ConnectionException | None) -> None:
         """The port is closed. On the listener's thread."""
         with self._lock:
             told = error if listener.turn == self._turn else None
             if self._listener is listener:
-                self._listener = None
                 self._tally.count_end()
             if told is not None:
                 self.last_error = told
@@ -323,9 +350,13 @@ class SerialConnection(Conversation):
                     self._tally.count_loss(told)
         if told is not None and listener.settled:
             self._log(self._complaint.level(told.message), "%s", told)
-        signals.Channel(listener.delivery, self, SerialConnection.Signals.CLOSED).send(error=told)
+        if listener.has_told:
+            signals.Channel(listener.delivery, self, SerialConnection.Signals.CLOSED).send(error=told)
         if told is not None and listener.settled and listener.turn == self._turn:
             self.raise_alarm(told)
+        with self._lock:
+            if self._listener is listener:
+                self._listener = listener.predecessor
 
     def _line(self) -> Line:
         listener = self._listener

@@ -129,6 +129,8 @@ class DescriptorLine:
             OSError: if the port was closed by somebody else.
         """
         while self.is_open:
+            if not self.port.is_open:
+                raise _closed_by_somebody_else()
             found = poller.poll(None if self._idle is None else self._idle * 1000)
             if len(found) == 1 and found[0][0] == self._fd:
                 return found[0][1]
@@ -143,13 +145,11 @@ class DescriptorLine:
             return 0
         if not found:
             raise _faults.Silent(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
-        if self._fd in found:
-            return found[self._fd]
-        # Somebody has called the port's cancel_read, which is nothing to us, or its close.
-        if not self.port.is_open:
-            raise OSError(errno.EBADF, "the port was closed by somebody else")
-        poller.unregister(next(iter(found)))
-        return 0
+        for number in found.keys() - {self._fd}:  # somebody has called the port's close, or its cancel_read
+            if found[number] & (select.POLLHUP | select.POLLNVAL):
+                raise _closed_by_somebody_else()
+            poller.unregister(number)
+        return found.get(self._fd, 0)
 
     def peek(self, poller: "select.poll", timeout: float) -> int:
         """Wait up to `timeout` seconds for a hang-up, with a poller made without events; poll's events, or 0."""
@@ -191,7 +191,7 @@ class DescriptorLine:
         if self._is_socket:
             raise _faults.FarEndClosed(errno.ECONNRESET, "the far end closed the connection")
         if events & select.POLLNVAL:
-            raise OSError(errno.EBADF, "the port was closed by somebody else")
+            raise _closed_by_somebody_else()
         if events & (select.POLLHUP | select.POLLERR):
             raise _faults.HungUp(errno.EIO, "the port hung up")
         self._empty_reads += 1
@@ -299,13 +299,17 @@ class DescriptorLine:
             self.closed = True
             self._end.wait_for(lambda: not self._writers)
         try:
-            if not self._is_socket:
+            if not self._is_socket and self.port.is_open:  # else the number may be somebody else's by now
                 _let_out(self._fd)
                 if self.port.exclusive:
                     release(self.port)
             close_port(self.port)
         finally:
             self._bell.close()
+
+
+def _closed_by_somebody_else() -> OSError:
+    return OSError(errno.EBADF, "the port was closed by somebody else")
 
 
 def keep_others_out(port: serial.Serial) -> None:

@@ -152,10 +152,8 @@ class Backlog:
         with self._lock:
             if self._count != self._seen:
                 self._seen, self._quiet = self._count, 0
-            elif self._ended:
-                self._watched = False
-            elif self._relieved:
-                pass
+            elif self._ended or self._relieved:
+                self._watched = False  # what is told from the store need not be watched
             elif self.is_delivering():
                 self._relieve()
             else:
@@ -194,7 +192,7 @@ class Backlog:
 
     def _wait_for_relief(self) -> bool:
         with self._lock:
-            self._change.wait_for(lambda: self._relieved or self._ended)
+            self._change.wait_for(lambda: self._ended or (self._relieved and not self._line.stopped))
             return not self._ended
 
     def _read_on(self, poller: "select.poll", hang_up_only: "select.poll") -> bool:
@@ -290,6 +288,7 @@ def _watch(backlog: Backlog) -> None:
             try:
                 lookout.start()
             except RuntimeError:  # the system gives no more threads: then reading waits for receivers
+                backlog._watched = False  # so that the next delivery asks again
                 return
             _lookout = lookout
         _lookout.known.add(backlog)

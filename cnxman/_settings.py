@@ -1,10 +1,12 @@
 """A serial port's settings: checked before anything is opened, and applied to an open port."""
 
-import math
 from typing import Any, TypedDict
 
 import serial
 from serial.rs485 import RS485Settings
+
+LONGEST = 2_000_000
+"""The longest time-out, in seconds: 23 days. What waits for a line takes milliseconds, in 32 bits."""
 
 
 class Settings(TypedDict, total=False):
@@ -33,25 +35,28 @@ def check(settings: Settings) -> None:
         if name not in Settings.__annotations__:
             raise TypeError(f"{name!r} is no setting; there are {', '.join(Settings.__annotations__)}")
     for name, value in settings.items():
+        probe = serial.Serial(None)
         try:
-            setattr(serial.Serial(None), name, value)
-        except (ValueError, TypeError) as error:
+            setattr(probe, name, value)
+            if not probe.baudrate:
+                raise ValueError("this would hang up")
+            if name.endswith("timeout") and isinstance(value, (int, float)) and not value <= LONGEST:
+                raise ValueError("who would wait for so long?")
+        except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{name} must be {_allowed(name)}, not {value!r}") from error
-    if not settings.get("baudrate", 1):
-        raise ValueError("baudrate must be a whole number above 0, not 0 (which would hang up)")
 
 
 def _allowed(name: str) -> str:
     if name == "baudrate":
         return "a whole number above 0"
-    choices: tuple[object, ...] | None = getattr(serial.Serial, f"{name.upper().removesuffix('S')}S", None) or getattr(
-        serial.Serial,
-        {"parity": "PARITIES", "bytesize": "BYTESIZES", "stopbits": "STOPBITS"}.get(name, ""),
-        None,
-    )
+    choices = {
+        "parity": serial.Serial.PARITIES,
+        "bytesize": serial.Serial.BYTESIZES,
+        "stopbits": serial.Serial.STOPBITS,
+    }.get(name)
     if choices:
         return "one of " + ", ".join(repr(choice) for choice in choices)
-    return "a number of seconds, 0 or more, or None"
+    return f"a number of seconds from 0 to {LONGEST}, or None"
 
 
 def apply(port: serial.Serial, settings: Settings) -> None:
@@ -94,13 +99,13 @@ def check_line(name: str, value: object) -> None:
 
 
 def check_seconds(name: str, value: float | None) -> None:
-    """Refuse what is no time-out: None, or seconds above 0."""
+    """Refuse what is no time-out: None, or seconds above 0 and up to `LONGEST`."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be above 0 seconds, or None, not {value!r}")
+    if not 0 < value <= LONGEST:
+        raise ValueError(f"{name} must be above 0 and at most {LONGEST} seconds, or None, not {value!r}")
 
 
 def check_size(name: str, value: int) -> None:

@@ -35,6 +35,9 @@ if _HANDLERS not in serial.protocol_handler_packages:
 _UNSETTLED = 0.05
 """A folder's time stamp is coarse (a tick of the kernel's, 1 to 10 ms): a younger one, in seconds, is not relied on."""
 
+BY_ID = "/dev/serial/by-id"
+"""Where udev keeps links that are named after adapters."""
+
 
 # -- port names -------------------------------------------------------------------------------------------
 
@@ -55,6 +58,8 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
         TypeError: if it is no str.
         ValueError: if it is empty, if its scheme is unknown or not allowed, or if a usb:// URL is malformed.
     """
+    if isinstance(schemes, str):
+        raise TypeError(f"schemes must be a collection of schemes, such as {{{schemes!r}}}, not the str {schemes!r}")
     if not isinstance(port, str):
         raise TypeError(f"port must be a str, such as '/dev/ttyUSB0' or a URL, not {port!r}")
     if not port or "\0" in port:
@@ -112,7 +117,7 @@ def _survivors(look: Callable[[], Iterable[ListPortInfo]]) -> list[ListPortInfo]
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """ttyUSB2 before ttyUSB10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,21 @@ def usb_name(info: ListPortInfo, *, with_location: bool = False) -> str | None:
     number = f"/{info.serial_number}" if info.serial_number else ""
     location = f"?location={info.location}" if info.location and (with_location or not number) else ""
     return f"usb://{info.vid:04x}:{info.pid:04x}{number}{location}"
+
+
+def by_id(path: str) -> str | None:
+    """The link in /dev/serial/by-id that leads to a device: a name of udev's that survives renumbering.
+
+    Returns:
+        The link's path; None where there is none, as for a port that is no USB adapter, or without udev.
+    """
+    try:
+        links = sorted(os.listdir(BY_ID))
+    except OSError:
+        return None
+    device = os.path.realpath(path)
+    found = (f"{BY_ID}/{link}" for link in links)
+    return next((link for link in found if os.path.realpath(link) == device), None)
 
 
 def find_usb(url: str) -> str:

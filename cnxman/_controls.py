@@ -69,7 +69,7 @@ class PortControls(Connection):
 
     @property
     def cts(self) -> bool:
-        """Clear To Send. Raises `ConnectionException` without a connection, as the other three do."""
+        """Clear To Send. Raises `ConnectionException` where there is no such line, as the other three do."""
         return self._use(lambda port: bool(port.cts))
 
     @property
@@ -94,7 +94,7 @@ class PortControls(Connection):
             duration: for how long, in seconds; cut short if the line ends.
 
         Raises:
-            ConnectionException: if there is no connection, or it is lost meanwhile.
+            ConnectionException: if there is no connection, it is lost meanwhile, or the port cannot do it.
         """
         self._use(lambda port: setattr(port, "break_condition", True))
         self._line().wait_for_stop(duration)
@@ -104,7 +104,7 @@ class PortControls(Connection):
         try:
             return self._line().use(what)
         except _faults.PORT_ERRORS as error:
-            raise _faults.lost(self._port, error) from error
+            raise _faults.not_done(self._port, error) from error
 
     def _set_line(self, name: str, level: bool | None) -> None:
         _settings.check_line(name, level)

@@ -95,6 +95,16 @@ def not_opened(port: str, error: Exception) -> ConnectionException:
     return ConnectionException(f"cannot open {port}: {words}", error)
 
 
+def not_done(port: str, error: Exception) -> ConnectionException:
+    """Why a port could not be set, or asked for the level of a line."""
+    number = find_errno(error)
+    if number in (errno.ENOTTY, errno.EINVAL):
+        words = f"the port has no such thing ({_text(error)})"
+    else:
+        words = _GONE.get(number or 0) or _text(error)
+    return ConnectionException(f"{port}: {words}", error)
+
+
 def not_written(port: str, written: int, size: int, error: Exception) -> ConnectionException:
     """Why a message did not go out, or only in part."""
     reason = _GONE.get(find_errno(error) or 0) if not isinstance(error, TimeoutError) else None

@@ -1,10 +1,10 @@
 """What happens, told to a person: one line an event, with its time and what it is."""
 
 import os
+import time
 from collections.abc import Callable
-from datetime import datetime
 
-from cnxman._descriptors import write_all
+from cnxman._stdio import write_all
 from cnxman.basics import ConnectionException
 
 _WIDTH = 12  # of the word that says what it is: "disconnected" is the longest
@@ -75,8 +75,18 @@ class Events:
 
 
 def time_of_day() -> str:
-    """The time now, by the clock on the wall, to the millisecond."""
-    return datetime.now().strftime("%H:%M:%S.%f")[:-3]
+    """The time now, without the date."""
+    return clock("%H:%M:%S")
+
+
+def clock(form: str) -> str:
+    """The time now, by the clock on the wall, to the millisecond.
+
+    Args:
+        form: how to write it down to the second, as for `time.strftime`.
+    """
+    now = time.time_ns() // 1_000_000
+    return f"{time.strftime(form, time.localtime(now // 1000))}.{now % 1000:03}"
 
 
 def seconds(delay: float) -> str:

@@ -5,6 +5,7 @@ Python's own `sys.stdout` collects, translates line ends, and complains at the e
 
 import os
 import select
+import stat
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -31,12 +32,15 @@ def write_all(descriptor: int, data: bytes) -> None:
         BrokenPipeError: the pipe's other end was closed.
         OSError: it can't be written, for example because the disk is full.
     """
-    rest = memoryview(data)
-    while rest:
+    while True:
         try:
-            rest = rest[os.write(descriptor, rest) :]
+            written = os.write(descriptor, data)
         except BlockingIOError:  # another process made the pipe we share non-blocking
             select.select([], [descriptor], [])
+        else:
+            if written == len(data):
+                return
+            data = data[written:]
 
 
 def read_some(descriptor: int) -> bytes:
@@ -48,3 +52,18 @@ def read_some(descriptor: int) -> bytes:
             select.select([descriptor], [], [])
         except OSError:  # a terminal that was closed answers EIO: its end of input
             return b""
+
+
+def is_pipe(descriptor: int) -> bool:
+    """Whether somebody else is at its other end, who may go away."""
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def is_abandoned(descriptor: int) -> bool:
+    """Whether this is a pipe that nobody reads any more, as far as the system tells without a write."""
+    if not (hasattr(select, "poll") and is_pipe(descriptor)):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))

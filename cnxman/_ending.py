@@ -1,0 +1,101 @@
+"""How the command comes to its end: the main thread waits here, whatever the others are doing."""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Self
+
+from cnxman._stdio import is_pipe
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+_LOOK_EVERY = 0.1
+"""Seconds between two looks, where `poll` can't wait."""
+
+
+class Ending:
+    """Ends when a signal asks for it, when another thread does, or when nobody reads standard output any more.
+
+    To be used as a context manager, on the main thread. A signal that was ignored when the command began stays
+    ignored (nohup).
+
+    Args:
+        output: the descriptor whose closing by the reader ends the command, if it is a pipe.
+    """
+
+    def __init__(self, output: int) -> None:
+        self._output = output
+        self._status: int | None = None
+        self._bell: _Bell | None = _Bell() if hasattr(select, "poll") else None
+        self._handlers: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        """Take over the signals."""
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        if self._bell is not None:
+            self._bell.give_back()
+
+    def end(self, status: int = 0) -> None:
+        """End with this status, unless it ends already. From any thread; returns at once."""
+        if self._status is None:
+            self._status = status
+        if self._bell is not None:
+            self._bell.ring()
+
+    def wait(self) -> int:
+        """Wait for the end.
+
+        Returns:
+            The exit status.
+        """
+        while self._status is None:
+            if self._bell is None:
+                time.sleep(_LOOK_EVERY)
+            elif self._bell.wait_for_closed(self._output):
+                self.end()
+        return self._status
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.end()
+
+
+class _Bell:
+    """A pipe that wakes the main thread: other threads ring it, and so does every signal, whichever thread it hits."""
+
+    def __init__(self) -> None:
+        self._out, self._in = os.pipe()
+        os.set_blocking(self._in, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
+
+    def ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # rung often enough
+            os.write(self._in, b"!")
+
+    def wait_for_closed(self, output: int) -> bool:
+        """Wait until the bell rings, or until `output` is a pipe that nobody reads; tell whether it was that."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        if is_pipe(output):
+            poll.register(output, 0)  # an error is told in any case
+        happened = dict(poll.poll())
+        if self._out in happened:
+            os.read(self._out, 64)  # a signal's number; its handler is called about now
+        return output in happened
+
+    def give_back(self) -> None:
+        """Signals ring no more. The pipe stays, for threads that are left; the process is about to end."""
+        signal.set_wakeup_fd(self._wakeup_before)

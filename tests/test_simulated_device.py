@@ -376,6 +376,20 @@ def test_a_host_that_uses_pyserial_is_known_by_its_discarding(
             device.wait_opened(timeout=0.03)  # what is known of the one before says nothing of this one
 
 
+def test_what_is_read_late_of_one_host_says_nothing_of_the_next(
+    device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cnxman._simulated, "SETTLE", 1000)
+    device.stall()
+    with with_pyserial(device):
+        pass
+    device.wait_closed()
+    with opened(device):
+        device.resume()
+        with pytest.raises(TimeoutError, match="nobody has opened"):
+            device.wait_opened(timeout=0.1)
+
+
 def test_a_host_that_may_yet_discard_old_input_is_given_time(device: SimulatedDevice) -> None:
     begun = time.monotonic()
     with opened(device) as host:

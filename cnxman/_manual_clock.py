@@ -105,8 +105,9 @@ class ManualClock(_clock.Clock):
         give_up = time.monotonic() + PATIENCE
         for _ in self._workers():
             for worker in self._workers():
-                self._wait_for_nap(worker, give_up)
-                self._wake(worker)  # it may have gone to sleep before it was given something to do
+                for _ in range(2):  # the first time it may only find out that it has something to wait for
+                    self._wait_for_nap(worker, give_up)
+                    self._wake(worker)
                 self._wait_for_nap(worker, give_up)
 
     def _workers(self) -> list[Worker]:

@@ -1,0 +1,193 @@
+r"""Serial lines in asyncio: `async for` the data, `await` a write, the next connect, a state.
+
+    async with AsyncManager(ConnectionManager(SerialConnection("/dev/ttyUSB0"))) as line:
+        await line.write(b"START\n")
+        async for sentence in line.frames(Lines()):  # goes on after an outage
+            print(sentence)
+
+`AsyncManager` is for a line that is kept up; `AsyncConnection` for a single connection, without recovery. Both are
+faces: what they are made of works as ever, and receivers, readers and other threads may use it at the same time.
+
+**Who hears what.** Every iterator hears everything from when it was made, beside all others. The first one made within
+`async with` hears everything since the port was opened. (What nobody has asked for by the time that it is `buffer_size`
+bytes is dropped.) Breaking off a loop over the line ends its iterator; who wants to go on later keeps the iterator:
+
+    data = line.data()
+    async for chunk in data: ...  # breaks off somewhere
+    async for chunk in data: ...  # goes on there
+
+**Slow consumers.** An iterator holds up to `buffer_size` bytes. Then deliveries wait for it, so everybody's, while the
+connection's own backlog takes as many again, and then reading pauses and flow control holds the device off. Nothing is
+dropped. An iterator that is garbage, or closed, or whose loop is closed, holds up nothing.
+
+**Cancelling** any await is safe: no data is lost by it. A write that hasn't begun never will; one that has begun goes
+on (or half a message would have gone out). A connect that is cancelled goes on too, unless it was that of
+`async with`, which then hangs up before it is left. All that waits runs on daemon threads, none in asyncio's executor,
+so that a loop can be closed at any moment, also in an outage.
+
+Everything here is to be used in the loop, but for `manager` and `connection`.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
+
+from cnxman._aio_line import AsyncLine, AsyncStream
+from cnxman._aio_waiting import Expected, Mailbox
+from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
+from cnxman.serial import SerialConnection
+
+__all__ = ["AsyncConnection", "AsyncManager", "AsyncStream"]
+
+AsyncStream.__module__ = __name__  # documented and shown under the name of the module that hands it on
+
+_T = TypeVar("_T")
+
+
+class AsyncConnection(AsyncLine):
+    """A serial connection in asyncio, without recovery: `async with AsyncConnection(connection) as line: ...`.
+
+    Entering connects, and raises a `ConnectionException` if that fails; leaving tears down. Iterators raise a
+    `ConnectionException` when the line is lost, after what had come before, and end when somebody hangs up.
+
+    Args:
+        connection: the connection.
+        buffer_size: how many bytes an iterator holds, at most; None for as many as the connection's own.
+    """
+
+    def __init__(self, connection: SerialConnection, *, buffer_size: int | None = None) -> None:
+        super().__init__(connection.port, connection, buffer_size)
+        self.connection = connection
+        """The connection. It may be used from any thread; see there what waits."""
+
+    async def connect(self) -> None:
+        """Open the port.
+
+        Raises:
+            ConnectionException: it couldn't be opened.
+        """
+        if not await self._in_thread(self.connection.try_connect):
+            raise _down(self.connection)
+
+    async def disconnect(self) -> None:
+        """Close the port. It may be opened again."""
+        await self._in_thread(self.connection.disconnect)
+
+    def next_connect(self) -> Coroutine[object, None, None]:
+        """Wait until the port is opened, from this call on: `await line.next_connect()`."""
+        opened = Expected[None]()
+        opened.hear(self.connection, lambda: opened.settle(None), SerialConnection.Signals.OPENED)
+        return opened.outcome()
+
+    def wait_closed(self) -> Coroutine[object, None, ConnectionException | None]:
+        """Wait until the port is closed; if it is closed now, don't.
+
+        Returns:
+            Why, or None if somebody asked for it.
+        """
+        closed = Expected[ConnectionException | None]()
+        closed.hear(self.connection, lambda error: closed.settle(error), SerialConnection.Signals.CLOSED)
+        if self.connection._listener is None:  # otherwise its end has yet to be told
+            closed.settle(self.connection.last_error)
+        return closed.outcome()
+
+    def _tear_down(self) -> None:
+        self.connection.teardown()
+
+    def _mailbox(self, connection: SerialConnection, *, claimed: bool) -> Mailbox:
+        mailbox = Mailbox(connection, self._limit(connection), lasting=False, claimed=claimed)
+        if claimed and connection._listener is None:  # otherwise its end has yet to be told
+            mailbox.finish(_down(connection))
+        return mailbox
+
+    def _is_down(self) -> bool:
+        return not self.connection.is_connected
+
+
+class AsyncManager(AsyncLine):
+    """A manager in asyncio: `async with AsyncManager(manager) as line: ...`.
+
+    Entering makes the first attempt, and goes on recovering in the background if that fails; leaving tears down.
+    Iterators go on through outages. They end when the manager is disconnected or torn down, and raise a
+    `ConnectionException` when it gives up because its policy's attempts are used up.
+
+    Args:
+        manager: the manager. For data, writes and queries its connection must be a `SerialConnection`.
+        buffer_size: how many bytes an iterator holds, at most; None for as many as the connection's own.
+    """
+
+    def __init__(self, manager: ConnectionManager, *, buffer_size: int | None = None) -> None:
+        connection = manager._connection
+        serial = connection if isinstance(connection, SerialConnection) else None
+        super().__init__(str(connection), serial, buffer_size)
+        self.manager = manager
+        """The manager. It may be used from any thread; see there what waits."""
+
+    async def connect(self) -> None:
+        """Connect, and keep the connection up; see `ConnectionManager.connect`."""
+        await self._in_thread(self.manager.connect)
+
+    async def disconnect(self) -> None:
+        """Disconnect, and stay so until somebody connects."""
+        await self._in_thread(self.manager.disconnect)
+
+    def next_connect(self) -> Coroutine[object, None, None]:
+        """Wait until the manager connects, from this call on: `await line.next_connect()`.
+
+        Raises:
+            ConnectionException: it gave up, or was torn down.
+        """
+        connected = Expected[None]()
+        self._expect(connected, {ConnectionState.CONNECTED}, lambda _: connected.settle(None))
+        return connected.outcome()
+
+    def wait_for(self, *states: ConnectionState) -> Coroutine[object, None, ConnectionState]:
+        """Wait until the manager is in one of these states; if it is now, don't. From this call on none is overlooked.
+
+        Returns:
+            The state.
+
+        Raises:
+            ConnectionException: it gave up, or was torn down, and that isn't among the states.
+            ValueError: for no state.
+        """
+        if not states:
+            raise ValueError("wait_for needs one state or more")
+        reached = Expected[ConnectionState]()
+        wanted = {ConnectionState(state) for state in states}
+        self._expect(reached, wanted, reached.settle)
+        if (state := self.manager.state) in wanted:
+            reached.settle(state)
+        return reached.outcome()
+
+    def _expect(
+        self, expected: "Expected[_T]", states: set[ConnectionState], settle: Callable[[ConnectionState], None]
+    ) -> None:
+        def on_state(state: ConnectionState, error: ConnectionException | None) -> None:
+            if state in states:
+                settle(state)
+            elif state is ConnectionState.TORNDOWN or (state is ConnectionState.DISCONNECTED and error is not None):
+                expected.fail(error or _torn_down())
+
+        expected.hear(self.manager, on_state, ConnectionManager.Signals.STATE_CHANGED)
+        if self.manager.state is ConnectionState.TORNDOWN and ConnectionState.TORNDOWN not in states:
+            expected.fail(_torn_down())
+
+    def _tear_down(self) -> None:
+        self.manager.teardown()
+
+    def _mailbox(self, connection: SerialConnection, *, claimed: bool) -> Mailbox:
+        mailbox = Mailbox(connection, self._limit(connection), lasting=True, claimed=claimed)
+        mailbox.end_with(self.manager)
+        return mailbox
+
+    def _is_down(self) -> bool:
+        return self.manager.state in (ConnectionState.DISCONNECTED, ConnectionState.TORNDOWN)
+
+
+def _down(connection: SerialConnection) -> ConnectionException:
+    cause = connection.last_error or ConnectionError(f"{connection.port} is not connected")
+    return ConnectionException(str(cause), cause)
+
+
+def _torn_down() -> ConnectionException:
+    return ConnectionException("the manager is torn down", ConnectionAbortedError("somebody tore it down"))

@@ -1,0 +1,818 @@
+"""Lines in asyncio, with outages, slow consumers, cancelled awaits, and loops that are closed at bad moments."""
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import TypeVar
+
+import pytest
+from manager_kit import Script
+
+from cnxman import ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection
+from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream
+from cnxman.framing import Lines
+from cnxman.testing import SimulatedDevice
+
+AT_ONCE = RetryPolicy(0.01, 1, 0.01, 0)
+SOON = 5.0  # seconds that something may take which should be done in no time
+_T = TypeVar("_T")
+
+
+def kept_up(device: SimulatedDevice, buffer_size: int = 2**20) -> AsyncManager:
+    return AsyncManager(ConnectionManager(SerialConnection(device.port, buffer_size=buffer_size), retry=AT_ONCE))
+
+
+async def soon(awaited: Awaitable[_T]) -> _T:
+    return await asyncio.wait_for(awaited, SOON)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SOON):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+async def opened(device: SimulatedDevice) -> None:
+    await asyncio.to_thread(device.wait_opened, SOON)
+
+
+async def outage(device: SimulatedDevice, line: AsyncManager) -> None:
+    back = line.next_connect()
+    await asyncio.to_thread(device.unplug)
+    device.plug()
+    await soon(back)
+    await opened(device)
+
+
+async def read(stream: AsyncStream, size: int) -> bytes:
+    data = b""
+    async with asyncio.timeout(SOON):
+        while len(data) < size:
+            data += await anext(stream)
+    return data
+
+
+def asyncio_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("cnxman aio")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    caplog.get_records("call").clear()  # what is logged holds errors, which hold the connections that they came from
+    end = time.monotonic() + SOON
+    while asyncio_threads():
+        assert time.monotonic() < end, asyncio_threads()
+        time.sleep(0.01)
+
+
+# As users would
+
+
+def test_data_and_writes_through_outages(serial_device: SimulatedDevice) -> None:
+    async def main() -> list[bytes]:
+        lines = []
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            assert await line.write(b"START\n") == 6
+            serial_device.wait_received(b"START\n", SOON)
+            serial_device.send(b"1\n2\nhalf of 3")
+            async for sentence in line.frames(Lines()):
+                lines.append(sentence)
+                if sentence == b"2":
+                    await outage(serial_device, line)
+                    serial_device.send(b"4\n5\nand half of 6")
+                if sentence == b"5":
+                    await outage(serial_device, line)
+                    await line.write(b"ENOUGH?\n")
+                    serial_device.wait_received(b"ENOUGH?\n", SOON)
+                    serial_device.send(b"7\n")
+                if sentence == b"7":
+                    break
+        return lines
+
+    assert asyncio.run(main()) == [b"1", b"2", b"4", b"5", b"7"]
+
+
+def test_the_first_to_ask_hears_everything_since_the_opening() -> None:
+    async def main() -> None:
+        with SimulatedDevice({b"HELLO\n": b"welcome\n"}) as device:
+            async with kept_up(device) as line:
+                await line.write(b"HELLO\n")
+                await asyncio.to_thread(device.wait_received, b"HELLO\n")
+                await asyncio.sleep(0.05)
+                chunks = aiter(line)
+                assert await read(chunks, 8) == b"welcome\n"
+                second = line.data()  # hears from now on
+                device.send(b"x")
+                assert await read(second, 1) == b"x" == await read(chunks, 1)
+
+    asyncio.run(main())
+
+
+def test_a_connection_without_recovery(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        connection = SerialConnection(serial_device.port)
+        async with AsyncConnection(connection) as line:
+            await opened(serial_device)
+            closed = asyncio.create_task(line.wait_closed())
+            serial_device.send(b"one")
+            chunks, lines = line.data(), line.frames(Lines())
+            assert await read(chunks, 3) == b"one"
+            serial_device.send(b"\ntwo")
+            serial_device.drain()
+            assert await soon(anext(lines)) in (b"", b"one")
+            await asyncio.to_thread(serial_device.unplug)
+            assert await read(chunks, 4) == b"\ntwo"
+            for stream in (chunks, chunks, lines, line.data()):
+                with pytest.raises(ConnectionException, match=r"unplugged"):
+                    await soon(anext(stream))
+            assert "unplugged" in str(await soon(closed))
+            assert await soon(line.wait_closed()) is connection.last_error
+            with pytest.raises(ConnectionException):
+                await line.write(b"x")
+            with pytest.raises(ConnectionException, match="no such port"):
+                await line.connect()
+            serial_device.plug()
+            again = line.next_connect()
+            await line.connect()
+            await soon(again)
+            await opened(serial_device)
+            chunks = line.data()
+            serial_device.send(b"back")
+            assert await read(chunks, 4) == b"back"
+            closed = asyncio.create_task(line.wait_closed())
+            await line.disconnect()
+            assert [chunk async for chunk in chunks] == []
+            assert await soon(closed) is None
+
+    asyncio.run(main())
+
+
+def test_what_a_connection_heard_before_it_was_opened_anew(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with AsyncConnection(SerialConnection(serial_device.port)) as line:
+            await opened(serial_device)
+            serial_device.send(b"old")
+            serial_device.drain()
+            await line.disconnect()
+            await line.connect()
+            await opened(serial_device)
+            chunks = line.data()  # of this opening
+            serial_device.send(b"new")
+            assert await read(chunks, 3) == b"new"
+            await line.disconnect()
+            with pytest.raises(ConnectionException, match="is not connected"):
+                await soon(anext(line.data()))
+        async with line:
+            await opened(serial_device)
+            serial_device.send(b"last words")
+            serial_device.drain()
+            await line.disconnect()
+            chunks = line.data()
+            assert await read(chunks, 10) == b"last words"
+            assert [chunk async for chunk in chunks] == []
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_cannot_be_opened(serial_device: SimulatedDevice) -> None:
+    serial_device.unplug()
+
+    async def main() -> None:
+        with pytest.raises(ConnectionException, match="no such port"):
+            async with AsyncConnection(SerialConnection(serial_device.port)):
+                pytest.fail("entered")
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_gives_no_reason() -> None:
+    class Silent(SerialConnection):
+        def try_connect(self) -> bool:
+            return False
+
+    async def main() -> None:
+        with pytest.raises(ConnectionException, match=r"loop:// is not connected"):
+            await AsyncConnection(Silent("loop://")).connect()
+
+    asyncio.run(main())
+
+
+def test_queries(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        with SimulatedDevice(lambda question: b"answer to " + question) as device:
+            async with kept_up(device) as line:
+                questions = [b"%d\n" % n for n in range(20)]
+                answers = await soon(asyncio.gather(*(line.query(question, timeout=SOON) for question in questions)))
+                assert answers == [b"answer to " + question for question in questions]
+                await outage(device, line)
+                assert await line.query(b"?\n", timeout=SOON) == b"answer to ?\n"
+                with pytest.raises(TimeoutError, match="no answer"):
+                    await line.query(b"?", timeout=0.05)
+
+    asyncio.run(main())
+
+
+def test_many_lines_in_one_loop() -> None:
+    async def talk(device: SimulatedDevice) -> int:
+        async with kept_up(device) as line:
+            lines = line.frames(Lines())
+            for n in range(20):
+                await line.write(b"%d\n" % n)
+                assert await soon(anext(lines)) == b"%d" % n
+                if n == 10:
+                    await outage(device, line)
+        return 20
+
+    async def main(devices: list[SimulatedDevice]) -> None:
+        assert await asyncio.gather(*map(talk, devices)) == [20] * len(devices)
+
+    devices = [SimulatedDevice(lambda question: question) for _ in range(12)]
+    asyncio.run(main(devices))
+    for device in devices:
+        device.close()
+
+
+def test_messages_go_out_in_the_order_of_the_calls(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            messages = [b"%d\n" % n for n in range(200)]
+            await asyncio.gather(*map(line.write, messages))
+            serial_device.wait_received(b"199\n")
+            assert serial_device.received == b"".join(messages)
+
+    asyncio.run(main())
+
+
+# States
+
+
+def test_states(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        line = kept_up(serial_device)
+        connecting = asyncio.create_task(line.wait_for(ConnectionState.CONNECTING))
+        await asyncio.sleep(0)
+        async with line:
+            assert await soon(connecting) is ConnectionState.CONNECTING  # though it is over
+            assert await soon(line.wait_for(ConnectionState.CONNECTED)) is ConnectionState.CONNECTED
+            down = line.wait_for(ConnectionState.RECOVERING, ConnectionState.DISCONNECTED)
+            serial_device.unplug()
+            assert await soon(down) is ConnectionState.RECOVERING
+            serial_device.plug()
+            await soon(line.wait_for(ConnectionState.CONNECTED))
+            await line.disconnect()
+            assert line.manager.state is ConnectionState.DISCONNECTED
+            waiting = asyncio.create_task(line.next_connect())
+            torn_down = asyncio.create_task(line.wait_for(ConnectionState.TORNDOWN))
+            await asyncio.sleep(0.01)
+        with pytest.raises(ConnectionException, match="torn down"):
+            await soon(waiting)
+        assert await soon(torn_down) is ConnectionState.TORNDOWN
+        assert await soon(line.wait_for(ConnectionState.TORNDOWN)) is ConnectionState.TORNDOWN
+        with pytest.raises(ConnectionException, match="torn down"):
+            await line.wait_for(ConnectionState.CONNECTED)
+        with pytest.raises(ValueError, match="one state or more"):
+            await line.wait_for()
+
+    asyncio.run(main())
+
+
+def test_what_nobody_awaits_is_no_trouble(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            forgotten = asyncio.create_task(line.next_connect())
+            forgotten.cancel()  # before it has begun
+            hasty = asyncio.create_task(line.next_connect())
+            await asyncio.sleep(0)
+            hasty.cancel()
+            await outage(serial_device, line)
+            assert forgotten.cancelled()
+            assert hasty.cancelled()
+
+    asyncio.run(main())
+
+
+def test_giving_up_ends_everything_with_its_reason() -> None:
+    async def main() -> None:
+        device = SimulatedDevice()
+        connection = SerialConnection(device.port)
+        manager = ConnectionManager(connection, retry=RetryPolicy(0.01, 1, 0.01, 0, attempts=2))
+        async with AsyncManager(manager) as line:
+            await opened(device)
+            chunks, back = line.data(), asyncio.create_task(line.next_connect())
+            device.send(b"last words")
+            device.drain()
+            device.close()
+            assert await read(chunks, 10) == b"last words"
+            for ended in (anext(chunks), back, anext(line.data())):
+                with pytest.raises(ConnectionException, match="no such port"):
+                    await soon(ended)
+
+    asyncio.run(main())
+
+
+def test_an_attempt_that_was_the_last(serial_device: SimulatedDevice) -> None:
+    serial_device.unplug()
+
+    async def main() -> None:
+        manager = ConnectionManager(
+            SerialConnection(serial_device.port), retry=RetryPolicy(0.01, 1, 0.01, 0, attempts=1)
+        )
+        async with AsyncManager(manager) as line:
+            with pytest.raises(ConnectionException, match="no such port"):
+                await soon(anext(aiter(line)))
+            serial_device.plug()
+            await line.connect()
+            await opened(serial_device)
+            chunks = line.data()
+            serial_device.send(b"x")
+            assert await read(chunks, 1) == b"x"
+
+    asyncio.run(main())
+
+
+def test_what_came_before_giving_up_is_not_taken_for_an_end_later(serial_device: SimulatedDevice) -> None:
+    serial_device.unplug()
+
+    async def main() -> None:
+        manager = ConnectionManager(
+            SerialConnection(serial_device.port), retry=RetryPolicy(0.01, 1, 0.01, 0, attempts=1)
+        )
+        async with AsyncManager(manager) as line:  # fails
+            serial_device.plug()
+            manager.connect()  # by somebody else
+            await opened(serial_device)
+            chunks = line.data()
+            serial_device.send(b"x")
+            assert await read(chunks, 1) == b"x"
+
+    asyncio.run(main())
+
+
+def test_hanging_up_ends_a_loop_and_who_stays_down_has_nothing_to_tell(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            serial_device.send(b"x")
+            assert await read(chunks, 1) == b"x"
+            await line.disconnect()
+            assert [chunk async for chunk in chunks] == []
+            assert [chunk async for chunk in line] == []
+        assert [chunk async for chunk in line] == []
+
+    asyncio.run(main())
+
+
+def test_a_manager_of_something_else() -> None:
+    async def main() -> None:
+        async with AsyncManager(ConnectionManager(Script(True))) as line:
+            assert await line.wait_for(ConnectionState.CONNECTED)
+            for wrong in (line.data, lambda: aiter(line), lambda: line.frames(Lines())):
+                with pytest.raises(TypeError, match="only a SerialConnection"):
+                    wrong()
+            with pytest.raises(TypeError, match="only a SerialConnection"):
+                await line.write(b"x")
+
+    asyncio.run(main())
+
+
+def test_bad_arguments(serial_device: SimulatedDevice) -> None:
+    connection = SerialConnection(serial_device.port)
+
+    async def main() -> None:
+        line = AsyncConnection(connection)
+        with pytest.raises(TypeError, match="data must be bytes, not 'x'"):
+            await line.write("x")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="framer"):
+            line.frames(b"\n")  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="buffer_size must be 1 byte or more, not 0"):
+        AsyncConnection(connection, buffer_size=0)
+    asyncio.run(main())
+
+
+# Consumers: slow, gone, several, broken
+
+
+def test_a_slow_consumer_holds_the_device_off_and_loses_nothing(
+    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = bytes(range(256)) * 2000
+
+    async def main() -> None:
+        async with kept_up(serial_device, buffer_size=20_000) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            sending = asyncio.create_task(asyncio.to_thread(serial_device.send, sent, 30))
+            await until(lambda: "reading pauses" in caplog.text)
+            await asyncio.sleep(0.1)
+            assert not sending.done()
+            assert len(chunks._mailbox.data) < 20_000 + 65536
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    ticks += 1
+                    await asyncio.sleep(0)
+
+            ticking = asyncio.create_task(tick())
+            assert await read(chunks, len(sent)) == sent
+            ticking.cancel()
+            assert ticks >= 4  # the others in the loop had their turns between the chunks
+            await soon(sending)
+
+    asyncio.run(main())
+
+
+def test_one_line_of_many_chunks_wakes_the_loop_once(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            first = asyncio.create_task(anext(chunks))
+            await asyncio.sleep(0.01)
+            loop = asyncio.get_running_loop()
+            wakings = 0
+            original = loop.call_soon_threadsafe
+
+            def count(callback: Callable[[], object]) -> asyncio.Handle:
+                nonlocal wakings
+                wakings += 1
+                return original(callback)
+
+            loop.call_soon_threadsafe = count  # type: ignore[method-assign,assignment]
+            for n in range(50):  # while the loop has no turn
+                serial_device.send(b"%02d" % n)
+                serial_device.drain()
+            data = await soon(first)
+            data += await read(chunks, 100 - len(data))
+            assert data == b"".join(b"%02d" % n for n in range(50))
+            assert wakings <= 2
+
+    asyncio.run(main())
+
+
+def test_outages_do_not_make_a_stuck_consumer_grow(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device, buffer_size=1000) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            mailbox = chunks._mailbox
+            for _ in range(4):
+                sending = asyncio.create_task(asyncio.to_thread(serial_device.send, b"x" * 3000))
+                await until(lambda: mailbox._holding)
+                await soon(sending)
+                await outage(serial_device, line)
+            connection = line._line()
+            assert len(mailbox.data) == 12_000  # it fits: two deliveries of 64 KB may come beyond the bounds
+            mailbox.data += b"y" * 200_000  # as many more would have made
+            sending = asyncio.create_task(asyncio.to_thread(serial_device.send, b"x" * 3000))
+            await until(lambda: mailbox._holding)
+            await soon(sending)
+            await asyncio.to_thread(serial_device.unplug)
+            await until(lambda: not connection.is_connected)
+            await asyncio.sleep(0.1)
+            assert line.manager.state is ConnectionState.CONNECTED  # the loss is told after what had come
+            await read(chunks, 212_000)
+            await soon(line.wait_for(ConnectionState.RECOVERING))
+
+    asyncio.run(main())
+
+
+def test_two_consumers_each_hear_everything(serial_device: SimulatedDevice) -> None:
+    async def collect(line: AsyncManager) -> bytes:
+        data = b""
+        async for chunk in line.data():
+            data += chunk
+            if data.endswith(b"end"):
+                break
+        return data
+
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            both = asyncio.gather(collect(line), collect(line))
+            await asyncio.sleep(0.01)
+            serial_device.send(b"begin" + b"x" * 10_000)
+            await outage(serial_device, line)
+            serial_device.send(b"end")
+            one, two = await soon(both)
+            assert one == two
+            assert one.startswith(b"begin")
+
+    asyncio.run(main())
+
+
+def test_two_tasks_may_share_one_iterator(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            lines = line.frames(Lines())
+            tasks = [asyncio.create_task(anext(lines)) for _ in range(4)]
+            await asyncio.sleep(0.01)
+            serial_device.send(b"1\n2\n3\n4\n")
+            assert sorted(await soon(asyncio.gather(*tasks))) == [b"1", b"2", b"3", b"4"]
+
+    asyncio.run(main())
+
+
+def stuck(line: AsyncManager) -> bool:
+    """Whether a delivery waits for any of the line's iterators."""
+    return any(mailbox._holding for mailbox in line._mailboxes)
+
+
+@pytest.mark.parametrize("how", ["breaks off", "raises", "closes", "is cancelled"])
+def test_a_consumer_that_is_gone_holds_nobody_up(
+    serial_device: SimulatedDevice, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def consume(line: AsyncManager, go_on: asyncio.Event) -> None:
+        async for _ in line.data():
+            await go_on.wait()
+            if how == "raises":
+                raise ZeroDivisionError
+            break
+
+    async def close(line: AsyncManager, go_on: asyncio.Event) -> None:
+        async with aclosing(line.data()) as chunks:
+            await anext(chunks)
+            await go_on.wait()
+        assert aiter(chunks) is chunks  # closed, but kept
+
+    async def main() -> None:
+        heard = bytearray()
+        async with kept_up(serial_device, buffer_size=1000) as line:
+            await opened(serial_device)
+            line._line().subscribe(lambda data: heard.extend(data))
+            go_on = asyncio.Event()
+            gone = asyncio.create_task((close if how == "closes" else consume)(line, go_on))
+            await asyncio.sleep(0.01)
+            serial_device.send(b"x")
+            await until(lambda: heard == b"x")
+            sending = asyncio.create_task(asyncio.to_thread(serial_device.send, b"x" * 50_000))
+            await until(lambda: stuck(line))
+            go_on.set() if how != "is cancelled" else gone.cancel()
+            await asyncio.wait([gone])
+            if how == "raises":
+                assert isinstance(gone.exception(), ZeroDivisionError)
+            del gone
+            gc.collect()
+            await soon(sending)
+            await until(lambda: len(heard) == 50_001)
+            await until(lambda: len(line._line().__dict__["_subscribed"]) == 1)
+            await outage(serial_device, line)
+
+    asyncio.run(main())
+    assert "Traceback" not in caplog.text
+
+
+def test_what_nobody_asks_for_is_dropped_when_it_becomes_much(
+    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        heard = bytearray()
+        async with kept_up(serial_device, buffer_size=1000) as line:
+            line._line().subscribe(lambda data: heard.extend(data))
+            await opened(serial_device)
+            await asyncio.to_thread(serial_device.send, b"x" * 50_000)
+            await until(lambda: len(heard) == 50_000)
+            assert "nobody has taken the first 1000 bytes: dropped" in caplog.text
+            chunks = line.data()
+            serial_device.send(b"new")
+            assert await read(chunks, 3) == b"new"
+
+    asyncio.run(main())
+
+
+# Cancelling, and loops that are closed
+
+
+def test_cancelling_a_read_loses_nothing(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            data = b""
+            for n in range(100):
+                reading = asyncio.create_task(anext(chunks))
+                for _ in range(n % 4):
+                    await asyncio.sleep(0)
+                serial_device.send(b"%02d" % n)
+                if n % 3:
+                    await asyncio.sleep(0.001 * (n % 2))
+                reading.cancel()
+                await asyncio.wait([reading])
+                if not reading.cancelled():
+                    data += reading.result()
+            data += await read(chunks, 200 - len(data))
+            assert data == b"".join(b"%02d" % n for n in range(100))
+
+    asyncio.run(main())
+
+
+@contextmanager
+def stalled(device: SimulatedDevice) -> Iterator[None]:
+    """A device that takes nothing: a write that is long enough waits."""
+    device.stall(60)
+    yield
+    device.stall(0)
+
+
+def test_cancelled_writes(serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            with stalled(serial_device):
+                begun = asyncio.create_task(line.write(b"1" * 100_000))
+                not_begun = asyncio.create_task(line.write(b"2"))
+                await asyncio.sleep(0.1)
+                begun.cancel()
+                not_begun.cancel()
+                await asyncio.wait([begun, not_begun])
+            await soon(line.write(b"3"))
+            await asyncio.to_thread(serial_device.wait_received, b"3")
+            assert serial_device.received == b"1" * 100_000 + b"3"
+
+    asyncio.run(main())
+
+
+def test_leaving_ends_a_write_that_waits(serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            with stalled(serial_device):
+                writing = asyncio.create_task(line.write(b"1" * 100_000))
+                cancelled = asyncio.create_task(line.write(b"1" * 100_000))
+                await asyncio.sleep(0.1)
+                cancelled.cancel()
+                began = time.monotonic()
+                await line.disconnect()
+                assert time.monotonic() - began < 3
+                with pytest.raises(ConnectionException, match=r"\d+ of 100000 bytes were written"):
+                    await soon(writing)
+
+    asyncio.run(main())
+
+
+def test_what_a_cancelled_write_raises_is_logged(
+    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            with stalled(serial_device):
+                writing = asyncio.create_task(line.write(b"1" * 100_000))
+                await asyncio.sleep(0.1)
+                writing.cancel()
+                await asyncio.wait([writing])
+                await line.disconnect()
+                await until(lambda: "for which nobody waits any more, raised" in caplog.text)
+
+    asyncio.run(main())
+
+
+class Slow(SerialConnection):
+    """Its attempts last until they are let go, or the line is closed."""
+
+    def __init__(self, port: str) -> None:
+        super().__init__(port)
+        self.preparing, self.go = threading.Event(), threading.Event()
+
+    def prepare(self) -> bool:
+        self.preparing.set()
+        return self.go.wait(SOON)
+
+
+@pytest.mark.parametrize("managed", [True, False])
+@pytest.mark.parametrize("twice", [True, False])
+def test_cancelling_in_mid_connect(serial_device: SimulatedDevice, managed: bool, twice: bool) -> None:
+    connection = Slow(serial_device.port)
+    line = AsyncManager(ConnectionManager(connection)) if managed else AsyncConnection(connection)
+
+    async def enter() -> None:
+        async with line:
+            pytest.fail("entered")
+
+    async def main() -> None:
+        entering = asyncio.create_task(enter())
+        await until(connection.preparing.is_set)
+        entering.cancel()
+        await asyncio.sleep(0.02)
+        assert not entering.done()  # it hangs up first
+        if twice:
+            entering.cancel()
+            await asyncio.wait([entering])
+        connection.go.set()
+        await asyncio.wait([entering])
+        assert entering.cancelled()
+        await until(lambda: not connection.is_connected)
+        await asyncio.to_thread(serial_device.wait_closed)
+
+    asyncio.run(main())
+    serial_device.wait_closed()
+
+
+def test_a_connect_that_fails_while_nobody_waits_is_logged(
+    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    begun, go = threading.Event(), threading.Event()
+
+    class Broken(SerialConnection):
+        def try_connect(self) -> bool:
+            begun.set()
+            go.wait(SOON)
+            raise ZeroDivisionError("oh")
+
+    async def main() -> None:
+        line = AsyncConnection(Broken(serial_device.port))
+        connecting = asyncio.create_task(line.connect())
+        await until(begun.is_set)
+        connecting.cancel()
+
+    asyncio.run(main())
+    go.set()
+    end = time.monotonic() + SOON
+    while "for which nobody waits any more, raised: oh" not in caplog.text:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_a_loop_that_is_left_in_mid_outage(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            asyncio.create_task(line.next_connect())  # noqa: RUF006 (asyncio.run cancels it)
+            await asyncio.to_thread(serial_device.unplug)
+            await soon(line.wait_for(ConnectionState.RECOVERING))
+            asyncio.create_task(anext(line.data()))  # noqa: RUF006
+            await asyncio.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+
+def test_a_loop_that_is_closed_under_its_tasks(serial_device: SimulatedDevice) -> None:
+    """Nobody cancels the tasks: what they waited for is told to a loop that is closed, and they become garbage."""
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!"
+    line = kept_up(serial_device, buffer_size=1000)
+    heard = bytearray()
+    line._line().subscribe(lambda data: heard.extend(data))
+    ready = asyncio.Event()
+
+    async def consume() -> None:
+        async with line:
+            waiting = asyncio.create_task(line.next_connect())
+            reading = asyncio.create_task(anext(line.data()))
+            full = line.data()
+            await asyncio.sleep(0)
+            ready.set()
+            await asyncio.sleep(3600)
+            assert not {id(waiting)} & {id(reading), id(full)}  # all kept till here
+
+    consuming = loop.create_task(consume())
+    loop.run_until_complete(ready.wait())
+    serial_device.wait_opened()
+    loop.close()
+    serial_device.send(b"x" * 50_000)
+    end = time.monotonic() + SOON
+    while len(heard) < 50_000:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "call_exception_handler", lambda context: None)
+        back = threading.Event()
+        line.manager.subscribe(lambda state: back.set() if state == "connected" else None)
+        serial_device.unplug()
+        serial_device.plug()
+        assert back.wait(SOON)
+        del consuming
+        gc.collect()  # the coroutine now, at the latest; so its `async with` is left
+    end = time.monotonic() + SOON
+    while line.manager.state is not ConnectionState.TORNDOWN:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_a_loop_that_is_busy_elsewhere_does_not_hinder_hanging_up(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device, buffer_size=1000) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            serial_device.send(b"x" * 3000)
+            await until(lambda: chunks._mailbox._holding)
+            began = time.monotonic()
+            line.manager.disconnect()  # blocks the loop, and with it the consumer
+            assert time.monotonic() - began < 2
+            assert await read(chunks, 3000)
+            assert [chunk async for chunk in chunks] == []
+
+    asyncio.run(main())

@@ -440,12 +440,12 @@ def test_one_line_of_many_chunks_wakes_the_loop_once(serial_device: SimulatedDev
             await asyncio.sleep(0.01)
             loop = asyncio.get_running_loop()
             wakings = 0
-            original = loop.call_soon_threadsafe
+            original: Callable[..., asyncio.Handle] = loop.call_soon_threadsafe
 
-            def count(callback: Callable[[], object]) -> asyncio.Handle:
+            def count(*arguments: object) -> asyncio.Handle:
                 nonlocal wakings
                 wakings += 1
-                return original(callback)
+                return original(*arguments)
 
             loop.call_soon_threadsafe = count  # type: ignore[method-assign,assignment]
             for n in range(50):  # while the loop has no turn

@@ -275,10 +275,10 @@ def test_after_a_return_attempts_follow_each_other_quickly_for_a_while(clock: Ma
         clock.advance(0)
         assert connection.attempts == 2
         clock.advance(1)
-        assert 8 <= connection.attempts - 2 <= 10
+        assert 6 <= connection.attempts - 2 <= 10
         clock.advance(9)
         quick = connection.attempts
-        assert 40 <= quick - 2 <= 51
+        assert 33 <= quick - 2 <= 51
         clock.advance(1000)
         assert connection.attempts == quick
         connection.there = False

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import threading
 import time
 from types import FrameType, TracebackType
 from typing import Self
@@ -47,7 +48,7 @@ class Ending:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         if self._bell is not None:
-            self._bell.give_back()
+            self._bell.close()
 
     def end(self, status: int = 0) -> None:
         """End with this status, unless it ends already. From any thread; returns at once."""
@@ -77,13 +78,16 @@ class _Bell:
     """A pipe that wakes the main thread: other threads ring it, and so does every signal, whichever thread it hits."""
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal may come while the main thread has it
+        self._closed = False
         self._out, self._in = os.pipe()
         os.set_blocking(self._in, False)
         self._wakeup_before = signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
 
     def ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # rung often enough
-            os.write(self._in, b"!")
+        with self._lock, contextlib.suppress(BlockingIOError):  # rung often enough
+            if not self._closed:  # else it is all over, and this is a thread that is left
+                os.write(self._in, b"!")
 
     def wait_for_closed(self, output: int) -> bool:
         """Wait until the bell rings, or until `output` is a pipe that nobody reads; tell whether it was that."""
@@ -96,6 +100,10 @@ class _Bell:
             os.read(self._out, 64)  # a signal's number; its handler is called about now
         return output in happened
 
-    def give_back(self) -> None:
-        """Signals ring no more. The pipe stays, for threads that are left; the process is about to end."""
+    def close(self) -> None:
+        """Signals ring no more."""
         signal.set_wakeup_fd(self._wakeup_before)
+        with self._lock:
+            self._closed = True
+            os.close(self._in)
+            os.close(self._out)

@@ -61,7 +61,7 @@ def run(connection: SerialConnection, options: Options) -> int:
     typed = is_ours(STDIN)
     as_it_is = not (options.hexadecimal or options.timestamps or options.onlcr)
     with Ending(STDOUT) as ending, RawTerminal(keys=typed, as_it_is=as_it_is):
-        return Monitor(connection, options, ending).run(typed)
+        return Monitor(connection, options, ending, typed=typed).run()
 
 
 class Monitor:
@@ -71,12 +71,14 @@ class Monitor:
         connection: to what.
         options: how.
         ending: what to wait for.
+        typed: whether what is sent is typed in a terminal.
     """
 
-    def __init__(self, connection: SerialConnection, options: Options, ending: Ending) -> None:
+    def __init__(self, connection: SerialConnection, options: Options, ending: Ending, *, typed: bool) -> None:
         self._connection = connection
         self._options = options
         self._ending = ending
+        self._typed = typed
         self._policy = RetryPolicy()
         self._manager = ConnectionManager(connection, retry=self._policy)
         self._output = Output(
@@ -95,11 +97,8 @@ class Monitor:
         self._reason = ""  # the last that was told
         self._steady = False  # whether all that follows was told
 
-    def run(self, typed: bool) -> int:
+    def run(self) -> int:
         """Begin, and wait for the end.
-
-        Args:
-            typed: whether what is sent is typed in a terminal.
 
         Returns:
             The exit status.
@@ -111,11 +110,13 @@ class Monitor:
         manager.subscribe(self._on_retry, ConnectionManager.Signals.RETRY_SCHEDULED)
         if self._options.wait:
             self._events.tell("connecting", self._options.title)
-            if typed:
-                self._events.tell("keys", HINT)
+            self._hint()
         self._start(self._connect)
         self._start(self._send)
-        self._start(self._read_keys if typed else self._read_pipe)
+        if self._typed:
+            self._start(self._read_keys)
+        elif not os.isatty(STDIN):  # if it is one, we are in the background, and reading would stop us
+            self._start(self._read_pipe)
         status = self._ending.wait()
         farewell = self._start(manager.teardown)
         farewell.join(_LONGEST_FAREWELL)
@@ -134,6 +135,10 @@ class Monitor:
         thread.start()
         return thread
 
+    def _hint(self) -> None:
+        if self._typed:
+            self._events.tell("keys", HINT)
+
     def _connect(self) -> None:
         self._manager.connect()
 
@@ -147,10 +152,11 @@ class Monitor:
         if state is ConnectionState.CONNECTED:
             after = f", after {seconds(time.monotonic() - self._lost_at)}" if self._lost_at is not None else ""
             self._lost_at = None
-            self._ever_up = True
-            self._reason = ""
-            self._steady = False
+            self._reason, self._steady = "", False
             self._events.tell(state, self._options.title + after)
+            if not (self._ever_up or self._options.wait):
+                self._hint()
+            self._ever_up = True
             self._outbox.line_up()
 
     def _on_retry(self, delay: float, error: ConnectionException | None) -> None:

@@ -9,7 +9,7 @@ from cnxman import __version__
 
 project = "cnxman"
 author = "The cnxman developers"
-copyright = "the cnxman developers"
+copyright = "the cnxman developers"  # noqa: A001 (Sphinx reads this name)
 version = release = __version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "cnxman_docs"]
@@ -21,7 +21,7 @@ suppress_warnings = ["config.cache"]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|enum|threading|typing|types|logging|automat|serial|asyncio|os|abc)\..*"),
-    ("py:.*", r"(object|None|optional|callable)"),
+    ("py:.*", r"Until|P|cnxman\.\w+\.(_Class|P)"),
     ("py:.*", r"cnxman\._.*"),
 ]
 

@@ -7,6 +7,7 @@ documented, and code if not: so docstrings can say `connect()`.
 
 import inspect
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,17 @@ MODULES = ("basics", "serial", "retry", "ports", "framing", "protocols", "aio", 
 """Where a bare name may be from."""
 
 
+def in_page(svg: str) -> nodes.Node:
+    """An SVG picture in the page, which scrolls by itself where the page is too narrow for it."""
+    return nodes.raw("", f'<div class="picture">{svg}</div>', format="html")
+
+
 class StateChart(Directive):
     """The state chart, drawn."""
 
     def run(self) -> list[nodes.Node]:
         """Draw it."""
-        return [nodes.raw("", state_chart.chart(alone=False), format="html", classes=["picture"])]
+        return [in_page(state_chart.chart(alone=False))]
 
 
 class TransitionTable(Directive):
@@ -58,7 +64,7 @@ class Picture(Directive):
         environment = self.state.document.settings.env
         relative, path = environment.relfn2path(self.arguments[0])
         environment.note_dependency(relative)
-        return [nodes.raw("", Path(path).read_text(encoding="utf-8"), format="html", classes=["picture"])]
+        return [in_page(Path(path).read_text(encoding="utf-8"))]
 
 
 class SoftLink(SphinxRole):
@@ -106,6 +112,30 @@ def find_soft_link(app: Sphinx, env: Any, node: pending_xref, contnode: nodes.El
     return contnode
 
 
+def plain_docstrings(_app: Sphinx, what: str, _name: str, _obj: object, _options: Any, lines: list[str]) -> None:
+    """Before napoleon: our docstrings are text for `help()`, and say less than reStructuredText wants.
+
+    An indented block after a paragraph is code. And napoleon takes what stands before a colon in an attribute's
+    docstring for its type; an empty comment before it has none.
+    """
+    found: list[str] = ["..", ""] if what in ("attribute", "property") else []
+    before = ""
+    for line in lines:
+        is_code = line.startswith("    ") and found and not found[-1] and before and not before.startswith(" ")
+        if is_code and not line.lstrip().startswith(">>>") and not before.startswith(("*", "-")):
+            found += ["::", ""]
+        found.append(line)
+        before = line or before
+    lines[:] = found
+
+
+def no_signature_of_enums(
+    _app: Sphinx, _what: str, _name: str, obj: object, _options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """An enumeration isn't called."""
+    return ("", None) if inspect.isclass(obj) and issubclass(obj, Enum) else (signature, returns)
+
+
 def public_bases(_app: Sphinx, _name: str, _obj: type, _options: Any, bases: list[Any]) -> None:
     """Show the nearest public base class instead of private ones."""
     for index, base in enumerate(bases):
@@ -121,5 +151,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("picture", Picture)
     app.add_role("soft", SoftLink())
     app.connect("missing-reference", find_soft_link)
+    app.connect("autodoc-process-docstring", plain_docstrings, priority=100)
+    app.connect("autodoc-process-signature", no_signature_of_enums)
     app.connect("autodoc-process-bases", public_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -132,12 +132,12 @@ def chart(*, alone: bool) -> str:
         if each.before != each.after:
             arrows[each.before, each.after].append((CALLS | EVENTS)[each.given])
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
-        ' aria-label="The states of a ConnectionManager, and what leads from one to another">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"',
+        '  aria-label="The states of a ConnectionManager, and what leads from one to another">',
         f"<style>{STYLE if alone else ''}{SHAPES}</style>",
         *([f'<rect width="{WIDTH}" height="{HEIGHT}" style="fill: var(--paper); stroke: none"/>'] if alone else []),
-        '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8"'
-        ' orient="auto"><path d="M 0 1 L 10 5 L 0 9 z"/></marker></defs>',
+        '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8"',
+        '  orient="auto"><path d="M 0 1 L 10 5 L 0 9 z"/></marker></defs>',
     ]
     for (before, after), labels in arrows.items():
         parts.append(f'<path d="{_way(before, after, arrows)}" marker-end="url(#tip)"/>')
@@ -165,9 +165,7 @@ def _way(before: str, after: str, arrows: dict[tuple[str, str], list[str]]) -> s
     return f"M {start[0]:.0f} {start[1]:.0f} L {end[0]:.0f} {end[1]:.0f}"
 
 
-def _border(
-    box: tuple[float, float], inside: tuple[float, float], outside: tuple[float, float]
-) -> tuple[float, float]:
+def _border(box: tuple[float, float], inside: tuple[float, float], outside: tuple[float, float]) -> tuple[float, float]:
     """Where the line from a point within a box to one outside it leaves the box."""
     shares = []
     for middle, half, start, end in zip(box, (BOX_WIDTH / 2, BOX_HEIGHT / 2), inside, outside, strict=True):
@@ -193,12 +191,13 @@ def table() -> list[list[str]]:
     found = {(each.before, each.given): each for each in transitions()}
     rows = [["state", *(f"``{name}``" if "(" in name else name for name in CALLS.values()), "by itself"]]
     for state in states():
+        takes_calls = any((state, given) in found for given in CALLS)
         by_itself = [f"{EVENTS[name]} {_outcome(found[state, name])}" for name in EVENTS if (state, name) in found]
         rows.append(
             [
                 f"**{state}**",
-                *(_outcome(found.get((state, given))) for given in CALLS),
-                "\n\n".join(by_itself) or "\\-",
+                *(_outcome(found.get((state, given))) if takes_calls else "waits its turn" for given in CALLS),
+                "\n\n".join(by_itself) or "nothing",
             ]
         )
     return rows
@@ -206,7 +205,7 @@ def table() -> list[list[str]]:
 
 def _outcome(transition: Transition | None) -> str:
     if transition is None:
-        return "no transition"
+        return "``NoTransition``"
     if transition.before == transition.after:
         return "stays"
     deeds = ", ".join(f"``{deed}``" for deed in transition.deeds)

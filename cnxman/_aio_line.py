@@ -188,8 +188,9 @@ class AsyncLine(ABC):
 
     async def _end(self) -> None:
         """Tear down, and wait for that if there still is a loop to wait in: garbage collection may have come here."""
-        if self._first is not None:
-            self._first.close()
+        first, self._first = self._first, None
+        if first is not None:
+            first.close()
         self._calls.end_line()
         torn_down = self._calls.start(self._release, self._loop)
         try:

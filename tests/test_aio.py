@@ -249,6 +249,53 @@ def test_messages_go_out_in_the_order_of_the_calls(serial_device: SimulatedDevic
     asyncio.run(main())
 
 
+def test_without_async_with(serial_device: SimulatedDevice) -> None:
+    """Where somebody else connects and hangs up, or one does it by hand."""
+
+    async def main() -> None:
+        line = AsyncConnection(SerialConnection(serial_device.port))
+        await line.connect()
+        await opened(serial_device)
+        framer = Lines()
+        framer.feed(b"left from before")
+        lines = line.frames(framer)
+        serial_device.send(b"one\n")
+        assert await soon(anext(lines)) == b"one"
+        await line.write(b"two")
+        await asyncio.to_thread(serial_device.wait_received, b"two")
+        await line.disconnect()
+
+    asyncio.run(main())
+
+
+def test_entering_again_hears_everything_since_the_opening_again() -> None:
+    async def main() -> None:
+        with SimulatedDevice({b"HELLO\n": b"welcome\n"}) as device:
+            line = kept_up(device)
+            await line.connect()
+            await line.disconnect()
+            async with line:
+                await line.write(b"HELLO\n")
+                await asyncio.sleep(0.1)
+                assert await read(line.data(), 8) == b"welcome\n"
+
+    asyncio.run(main())
+
+
+def test_what_nobody_asked_for_is_gone_with_the_line(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        heard = bytearray()
+        line = kept_up(serial_device)
+        line._line().subscribe(lambda data: heard.extend(data))
+        async with line:
+            await opened(serial_device)
+            serial_device.send(b"x")
+            await until(lambda: heard == b"x")
+        assert [chunk async for chunk in line] == []
+
+    asyncio.run(main())
+
+
 # States
 
 
@@ -287,9 +334,12 @@ def test_what_nobody_awaits_is_no_trouble(serial_device: SimulatedDevice) -> Non
         async with kept_up(serial_device) as line:
             forgotten = asyncio.create_task(line.next_connect())
             forgotten.cancel()  # before it has begun
+            subscribed = len(line.manager.__dict__["_subscribed"])
             hasty = asyncio.create_task(line.next_connect())
             await asyncio.sleep(0)
             hasty.cancel()
+            await asyncio.wait([hasty])
+            assert len(line.manager.__dict__["_subscribed"]) == subscribed
             await outage(serial_device, line)
             assert forgotten.cancelled()
             assert hasty.cancelled()
@@ -401,8 +451,9 @@ def test_bad_arguments(serial_device: SimulatedDevice) -> None:
 
 
 def test_a_slow_consumer_holds_the_device_off_and_loses_nothing(
-    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cnxman._inbox.LOOK_EVERY", 60)  # who makes room tells
     sent = bytes(range(256)) * 2000
 
     async def main() -> None:
@@ -414,19 +465,49 @@ def test_a_slow_consumer_holds_the_device_off_and_loses_nothing(
             await asyncio.sleep(0.1)
             assert not sending.done()
             assert len(chunks._mailbox.data) < 20_000 + 65536
-            ticks = 0
+            assert await read(chunks, len(sent)) == sent
+            await soon(sending)
 
-            async def tick() -> None:
-                nonlocal ticks
+    asyncio.run(main())
+
+
+def test_a_consumer_that_is_far_behind_lets_others_have_their_turns(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            await asyncio.to_thread(serial_device.send, b"x" * 500_000)
+            await until(lambda: len(chunks._mailbox.data) == 500_000)
+            turns = 0
+
+            async def take_turns() -> None:
+                nonlocal turns
                 while True:
-                    ticks += 1
+                    turns += 1
                     await asyncio.sleep(0)
 
-            ticking = asyncio.create_task(tick())
-            assert await read(chunks, len(sent)) == sent
-            ticking.cancel()
-            assert ticks >= 4  # the others in the loop had their turns between the chunks
-            await soon(sending)
+            taking = asyncio.create_task(take_turns())
+            assert [len(await anext(chunks)) for _ in range(7)] == [65536] * 7
+            assert turns == 7
+            taking.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_consumer_that_is_behind_an_outage_is_given_nothing_glued_together(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            chunks, lines = line.data(), line.frames(Lines())
+            for _ in range(2):
+                serial_device.send(b"half")
+                serial_device.drain()
+                await outage(serial_device, line)
+            await outage(serial_device, line)  # in which nothing comes
+            serial_device.send(b"whole\n")
+            await until(lambda: len(chunks._mailbox.data) == 14)
+            assert [await anext(chunks) for _ in range(3)] == [b"half", b"half", b"whole\n"]
+            assert await soon(anext(lines)) == b"whole"
 
     asyncio.run(main())
 
@@ -520,6 +601,108 @@ def test_two_tasks_may_share_one_iterator(serial_device: SimulatedDevice) -> Non
             await asyncio.sleep(0.01)
             serial_device.send(b"1\n2\n3\n4\n")
             assert sorted(await soon(asyncio.gather(*tasks))) == [b"1", b"2", b"3", b"4"]
+
+    asyncio.run(main())
+
+
+def test_hanging_up_while_a_lost_line_has_yet_to_tell_all(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device, buffer_size=1000) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            mailbox = chunks._mailbox
+            mailbox.data += b"y" * 200_000  # as much as only some outages make
+            await asyncio.to_thread(serial_device.send, b"x" * 1000)
+            await until(lambda: mailbox._holding)
+            await asyncio.to_thread(serial_device.unplug)
+            await until(lambda: not line._line().is_connected)
+            began = time.monotonic()
+            await line.disconnect()
+            assert time.monotonic() - began < 2
+            await chunks.aclose()
+
+    asyncio.run(main())
+
+
+class Busy:
+    """A receiver that does not return until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, data: bytes) -> None:
+        self.entered.set()
+        assert self.go.wait(SOON)
+
+
+def test_a_loss_that_has_yet_to_be_told(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        connection = SerialConnection(serial_device.port)
+        busy = Busy()
+        async with AsyncConnection(connection) as line:
+            await opened(serial_device)
+            connection.subscribe(busy)
+            serial_device.send(b"x")
+            await asyncio.to_thread(busy.entered.wait)
+            first = line.data()
+            await asyncio.to_thread(serial_device.unplug)
+            await until(lambda: not connection.is_connected)
+            second, closed = line.data(), asyncio.create_task(line.wait_closed())
+            await asyncio.sleep(0.01)
+            assert not closed.done()
+            busy.go.set()
+            assert await read(first, 1) == b"x"
+            for stream in (first, second):
+                with pytest.raises(ConnectionException, match="unplugged"):
+                    await soon(anext(stream))
+            assert "unplugged" in str(await soon(closed))
+
+    asyncio.run(main())
+
+
+def test_an_end_that_is_never_told(serial_device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", 0.05)
+    busy = Busy()
+
+    async def main() -> None:
+        connection = SerialConnection(serial_device.port)
+        async with AsyncConnection(connection) as line:
+            await opened(serial_device)
+            connection.subscribe(busy)
+            chunks = line.data()
+            serial_device.send(b"x")
+            await asyncio.to_thread(busy.entered.wait)
+        assert [chunk async for chunk in chunks] in ([], [b"x"])
+
+    asyncio.run(main())
+    busy.go.set()
+
+
+def test_iterators_that_become_garbage_unsubscribe_by_themselves(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            line.data()
+            await until(lambda: "_subscribed" not in vars(line._line()) or vars(line._line())["_subscribed"] == [])
+
+    asyncio.run(main())
+
+
+def test_garbage_holds_nobody_up_even_while_the_loop_is_busy(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        heard = bytearray()
+        async with kept_up(serial_device, buffer_size=1000) as line:
+            await opened(serial_device)
+            line._line().subscribe(lambda data: heard.extend(data))
+            chunks = line.data()
+            serial_device.send(b"x" * 3000)
+            await until(lambda: stuck(line))
+            del chunks
+            gc.collect()
+            end = time.monotonic() + SOON
+            while len(heard) < 3000:
+                assert time.monotonic() < end
+                time.sleep(0.001)  # the loop has no turn
 
     asyncio.run(main())
 
@@ -639,6 +822,23 @@ def test_cancelled_writes(serial_device: SimulatedDevice, caplog: pytest.LogCapt
             await soon(line.write(b"3"))
             await asyncio.to_thread(serial_device.wait_received, b"3")
             assert serial_device.received == b"1" * 100_000 + b"3"
+
+    asyncio.run(main())
+    assert "InvalidStateError" not in caplog.text
+
+
+def test_a_message_is_what_it_was_at_the_call(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            message = bytearray(b"message")
+            with stalled(serial_device):
+                first = asyncio.create_task(line.write(b"1" * 100_000))
+                second = asyncio.create_task(line.write(message))
+                await asyncio.sleep(0.01)
+                message[:] = b"something else"
+            await soon(asyncio.gather(first, second))
+            await asyncio.to_thread(serial_device.wait_received, b"1message")
 
     asyncio.run(main())
 

@@ -1,7 +1,6 @@
 """The reader that waits, and query(), on lines that are lost in the middle."""
 
 import gc
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +8,14 @@ from functools import partial
 from queue import Queue
 
 import pytest
+import serial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnxman import ConnectionException, ConnectionManager, RetryPolicy, SerialConnection
+from cnxman._backlog import Backlog
+from cnxman._call_line import CallLine
+from cnxman._descriptor_line import DescriptorLine
 from cnxman._inbox import Inbox
 from cnxman._reader import SerialReader
 from cnxman.framing import FixedLength, Framer, Lines
@@ -114,13 +117,15 @@ def test_a_timeout_tells_when_there_is_no_connection(serial_device: SimulatedDev
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(parts=st.lists(st.binary(min_size=1, max_size=5).map(lambda part: part.replace(b"\n", b"")), max_size=6))
 def test_a_terminator_is_found_however_the_data_are_cut(parts: list[bytes]) -> None:
-    connection = SerialConnection("loop://")
-    with connection.reader() as reader:
+    with SerialConnection("loop://").reader() as reader:
         inbox = inbox_of(reader)
-        waiting = in_thread(lambda: reader.read_until(b"<end>\n", SOON))
-        for part in (*filter(None, parts), b"<en", b"d>", b"\nrest"):
+        looked_for, _ = reader._up_to(b"<end>\n")
+        for part in (*filter(None, parts), b"<en", b"d>"):
             inbox._on_data(part)
-        assert waiting.get(timeout=SOON) == b"".join(parts) + b"<end>\n"
+            assert looked_for() == 0
+        inbox._on_data(b"\nrest")
+        assert looked_for() == len(b"".join(parts) + b"<end>\n")
+        assert reader.read_until(b"<end>\n", 0) == b"".join(parts) + b"<end>\n"
         assert reader.read(0) == b"rest"
 
 
@@ -249,8 +254,9 @@ def full_reader(device: SimulatedDevice, connection: SerialConnection, sent: byt
 
 
 def test_a_full_reader_holds_the_sender_off_and_loses_nothing(
-    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture
+    serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cnxman._inbox.LOOK_EVERY", 60)  # who makes room tells
     sent = bytes(range(256)) * 1000
     connection = SerialConnection(serial_device.port, buffer_size=8000)
     assert connection.try_connect()
@@ -519,17 +525,56 @@ def test_a_query_in_prepare_at_each_opening() -> None:
             assert device.received == b"*IDN?\n"
 
 
-def test_a_query_on_a_port_by_url(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    connection = SerialConnection("loop://")
+def test_much_that_came_before_does_not_fill_the_readers_own_store(serial_device: SimulatedDevice) -> None:
+    connection = SerialConnection(serial_device.port, buffer_size=2000)
     assert connection.try_connect()
+    serial_device.wait_opened()
     slow = Slow()
     connection.subscribe(slow)
-    connection.write(b"old\n")
+    sending = in_thread(lambda: serial_device.send(b"old\n" * 5000, 30))
     assert slow.entered.wait(SOON)
-    asking = in_thread(lambda: connection.query(b"echo\n", timeout=SOON))
-    time.sleep(0.02)  # asked now, it would hear b"old\n" again or nothing
+    asking = in_thread(lambda: connection.query(b"?\n", timeout=SOON))
+    wait_until(lambda: len(connection.__dict__["_subscribed"]) == 4)
     slow.go.set()
-    assert asking.get(timeout=SOON) == b"echo\n"
+    serial_device.wait_received(b"?\n")
+    assert sending.get(timeout=SOON) is None
+    serial_device.send(b"new\n")
+    assert asking.get(timeout=SOON) == b"new\n"
     connection.teardown()
-    assert not caplog.records
+
+
+def test_when_all_that_came_was_told(serial_device: SimulatedDevice) -> None:
+    with serial.Serial(serial_device.port, timeout=0) as port:
+        serial_device.wait_opened()
+        source = Backlog(DescriptorLine(port, None), 1000)
+        assert source.is_caught_up()
+        serial_device.send(b"x")
+        wait_until(lambda: not source.is_caught_up())  # with the kernel
+        assert source.read() == b"x"
+        assert not source.is_caught_up()  # being told
+        source.delivered()
+        assert source.is_caught_up()
+        source.end()
+        assert source.is_caught_up()
+
+
+def test_when_all_that_came_by_url_was_told() -> None:
+    with serial.serial_for_url("loop://") as port:
+        source = CallLine(port, None)
+        assert source.is_caught_up()
+        source.write(b"x", None)
+        assert not source.is_caught_up()
+        assert source.read() == b"x"
+        assert not source.is_caught_up()
+        source.delivered()
+        assert source.is_caught_up()
+        source.end()
+        assert source.is_caught_up()
+
+
+def test_a_query_on_a_port_by_url() -> None:
+    connection = SerialConnection("loop://")
+    assert connection.try_connect()
+    connection.write(b"old\n")
+    assert connection.query(b"echo\n", timeout=SOON) == b"echo\n"
+    connection.teardown()

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parent.parent)]
 
-from cnxman import __version__
+from cnxman import __version__  # noqa: E402 (the checkout's own)
 
 project = "cnxman"
 author = "The cnxman developers"

@@ -1,16 +1,18 @@
 """What the site needs besides Sphinx's own: the machine's chart and table, pictures that follow the theme, soft links.
 
 The directives `state-chart` and `transition-table` are made from the machine at build time; `picture` puts an SVG file
-into the page itself, so that it takes the page's colours. A word in single backticks is a link if it names something
-documented, and code if not: so docstrings can say `connect()`.
+into the page itself, so that it takes the page's colours; `benchmark-figures` shows what a run has measured. A word in
+single backticks is a link if it names something documented, and code if not: so docstrings can say `connect()`.
 """
 
 import inspect
-import sys
+import json
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import state_chart
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
@@ -18,9 +20,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import state_chart
+from benchmarks import report
 
 MODULES = ("basics", "serial", "retry", "ports", "framing", "protocols", "aio", "testing", "signals", "logging")
 """Where a bare name may be from."""
@@ -65,6 +65,32 @@ class Picture(Directive):
         relative, path = environment.relfn2path(self.arguments[0])
         environment.note_dependency(relative)
         return [in_page(Path(path).read_text(encoding="utf-8"))]
+
+
+class BenchmarkFigures(Directive):
+    """The table and the picture that `python -m benchmarks` has left in `docs/`."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make a table of the samples."""
+        environment = self.state.document.settings.env
+        found = Path(environment.srcdir) / "benchmarks.json"
+        picture = Path(environment.srcdir) / "images" / "benchmarks.svg"
+        if not found.exists():
+            return [nodes.note("", nodes.paragraph("", "No run's figures are here: run the command below."))]
+        environment.note_dependency(str(found))
+        run = json.loads(found.read_text(encoding="utf-8"))
+        peers = list(dict.fromkeys(peer for each in run["samples"].values() for peer in each))
+        where = re.sub(r"(Linux \d+\.\d+)[^,]*", r"\1", run["where"])
+        lines = ["", f"{where}.", "", ".. list-table::", "   :header-rows: 1", "   :class: figures", ""]
+        for row in report.table(run["samples"], peers).splitlines():
+            cells = [cell.strip() for cell in row[1:-1].split("|")]
+            if cells[0] != "---":
+                lines += [f"   {'* -' if index == 0 else '  -'} {cell}" for index, cell in enumerate(cells)]
+        if picture.exists():
+            lines += ["", ".. image:: /images/benchmarks.svg", "   :alt: the same, as bars", ""]
+        parent = nodes.container()
+        self.state.nested_parse(StringList(lines, source=str(found)), self.content_offset, parent)
+        return parent.children
 
 
 class SoftLink(SphinxRole):
@@ -149,6 +175,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("state-chart", StateChart)
     app.add_directive("transition-table", TransitionTable)
     app.add_directive("picture", Picture)
+    app.add_directive("benchmark-figures", BenchmarkFigures)
     app.add_role("soft", SoftLink())
     app.connect("missing-reference", find_soft_link)
     app.connect("autodoc-process-docstring", plain_docstrings, priority=100)

@@ -1,6 +1,7 @@
 """A port that is read and written by its own methods: `spy://`, `loop://`, `rfc2217://`, and all ports of Windows."""
 
 import errno
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -31,8 +32,8 @@ class CallLine:
         self._stopped = threading.Event()
         self._turn = WriteTurn()
         self._telling = False
-        if port.timeout is None or not 0 < port.timeout <= SLICE:
-            port.timeout = SLICE
+        self._lost: Exception | None = None
+        self._limit_reads()
 
     @property
     def is_open(self) -> bool:
@@ -43,14 +44,35 @@ class CallLine:
         """The next bytes, as soon as there are any; b"" once the line was stopped. Raises at a loss."""
         came = time.monotonic()
         while not self._stopped.is_set():
-            data: bytes = self.port.read(1)
+            data = self._read_now()
             if data:
                 self._telling = True
-                waiting = min(self.port.in_waiting, CHUNK)
-                return data + self.port.read(waiting) if waiting else data
+                return data
             if self._idle is not None and time.monotonic() - came >= self._idle:
                 raise _faults.Silent(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
         return b""
+
+    def _read_now(self) -> bytes:
+        """What there is, waited for for a slice. A loss raises only after all that was received before it."""
+        if self._lost is not None:
+            raise self._lost
+        received = getattr(self.port, "_read_buffer", None)
+        data = b""
+        try:
+            data = self.port.read(1)
+            if data and not isinstance(received, queue.Queue):
+                waiting = min(self.port.in_waiting, CHUNK)
+                data += self.port.read(waiting) if waiting else b""
+        except Exception as error:
+            self._lost = error
+        if isinstance(received, queue.Queue) and (data or self._lost):
+            # rfc2217: its own read raises once its connection has ended, whatever it had received, or taken, by then.
+            data += _all_of(received)
+        return data
+
+    def _limit_reads(self) -> None:
+        if self.port.timeout is None or not 0 < self.port.timeout <= SLICE:
+            self.port.timeout = SLICE
 
     def write(self, data: bytes, timeout: float | None) -> int:
         """Write all of `data`; see `Line.write`.
@@ -78,7 +100,10 @@ class CallLine:
         """Do something short with the port."""
         if self._stopped.is_set():
             raise closed()
-        return what(self.port)
+        try:
+            return what(self.port)
+        finally:
+            self._limit_reads()
 
     def wait_for_stop(self, timeout: float) -> None:
         """See `Line.wait_for_stop`."""
@@ -112,3 +137,17 @@ class CallLine:
         return True
 
     end = close
+
+
+def _all_of(received: "queue.Queue[bytes | None]") -> bytes:
+    """All that stands in a queue of bytes now, up to a chunk. None marks its end."""
+    data = bytearray()
+    while len(data) < CHUNK:
+        try:
+            piece = received.get_nowait()
+        except queue.Empty:
+            break
+        if piece is None:
+            break
+        data += piece
+    return bytes(data)

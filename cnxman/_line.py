@@ -9,6 +9,7 @@ Which one it is is chosen once per port, in `cnxman._listener`.
 import contextlib
 import errno
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -88,7 +89,10 @@ def closed() -> OSError:
 
 def close_port(port: serial.Serial) -> None:
     """Close a port, which may be lost. What closing raises then is of interest to nobody but a log."""
+    network = getattr(port, "_socket", None)
     try:
         port.close()
     except Exception as error:
         _logger.debug("closing %s raised", port.port, exc_info=error)
+    if isinstance(network, socket.socket):
+        network.close()  # pyserial forgets to if the far end has reset the connection

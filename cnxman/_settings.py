@@ -5,6 +5,9 @@ from typing import Any, TypedDict
 import serial
 from serial.rs485 import RS485Settings
 
+from cnxman import ports
+from cnxman._call_line import SLICE
+
 LONGEST = 2_000_000
 """The longest time-out, in seconds: 23 days. What waits for a line takes milliseconds, in 32 bits."""
 
@@ -59,9 +62,23 @@ def _allowed(name: str) -> str:
     return f"a number of seconds from 0 to {LONGEST}, or None"
 
 
+def suited(url: str, settings: Settings) -> Settings:
+    """These settings, as a port of pyserial's with this URL can take them.
+
+    `rfc2217://` refuses a `write_timeout`; and with each change, of `timeout` too, it negotiates everything anew, so
+    that it is given from the start the one that it is read with.
+    """
+    suits = settings.copy()
+    if ports.scheme_of(url) == "rfc2217":
+        for name, value in (("write_timeout", None), ("timeout", SLICE)):
+            if name in suits:
+                suits[name] = value
+    return suits
+
+
 def apply(port: serial.Serial, settings: Settings) -> None:
     """Change an open port's settings."""
-    for name, value in settings.items():
+    for name, value in suited(str(port.port), settings).items():
         if getattr(port, name) != value:
             setattr(port, name, value)
 
@@ -82,7 +99,7 @@ def make_port(
         lines: `dtr` and `rts`, each None to leave it to the driver.
         rs485: pyserial's `rs485_mode`.
     """
-    given: dict[str, Any] = dict(settings)
+    given: dict[str, Any] = dict(suited(url, settings))
     port = serial.serial_for_url(url, do_not_open=True, exclusive=exclusive or None, **given)
     for name, value in lines.items():
         if value is not None:

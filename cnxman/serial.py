@@ -271,13 +271,13 @@ class SerialConnection(Conversation):
 
     def _open(self) -> pyserial.Serial:
         port = _settings.make_port(self._port, self._settings, self._exclusive, self._lines, self._rs485_mode)
-        port.open()
-        if self._exclusive:
-            try:
+        try:
+            port.open()
+            if self._exclusive:
                 keep_others_out(port)
-            except Exception:
-                close_port(port)  # else the exception's traceback would keep it open
-                raise
+        except BaseException:
+            close_port(port)  # else the exception's traceback would keep open what pyserial has opened
+            raise
         return port
 
     def _start(self, listener: _Listener) -> ConnectionException | None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection
 from cnxman._ending import Ending
@@ -111,36 +112,33 @@ class Monitor:
         if self._options.wait:
             self._events.tell("connecting", self._options.title)
             self._hint()
-        self._start(self._connect)
-        self._start(self._send)
+        self._start("opener", manager.connect)
+        self._start("sender", self._send)
         if self._typed:
-            self._start(self._read_keys)
+            self._start("keys", self._read_keys)
         elif not os.isatty(STDIN):  # if it is one, we are in the background, and reading would stop us
-            self._start(self._read_pipe)
+            self._start("input", self._read_pipe)
         status = self._ending.wait()
-        farewell = self._start(manager.teardown)
+        farewell = self._start("farewell", manager.teardown)
         farewell.join(_LONGEST_FAREWELL)
         if self._options.wait or self._ever_up:
             self._events.tell("ended", self._statistics())
         return status
 
-    def _start(self, work: Callable[[], None]) -> threading.Thread:
+    def _start(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def work_or_end() -> None:
             try:
                 work()
             except Exception as error:
                 self._fail(f"{type(error).__name__}: {error}")
 
-        thread = threading.Thread(target=work_or_end, name=f"cnxman {work.__name__}", daemon=True)
+        thread = threading.Thread(target=work_or_end, name=f"cnxman monitor: {name}", daemon=True)
         thread.start()
         return thread
 
     def _hint(self) -> None:
         if self._typed:
             self._events.tell("keys", HINT)
-
-    def _connect(self) -> None:
-        self._manager.connect()
 
     def _fail(self, why: str) -> None:
         self._answers.tell("error", why)
@@ -159,7 +157,7 @@ class Monitor:
             self._ever_up = True
             self._outbox.line_up()
 
-    def _on_retry(self, delay: float, error: ConnectionException | None) -> None:
+    def _on_retry(self, delay: float, error: ConnectionException) -> None:
         reason = str(error)
         if not (self._ever_up or self._options.wait):
             self._fail(reason)
@@ -216,10 +214,11 @@ class Monitor:
                 elif meant is Command.QUIT:
                     self._ending.end()
                 else:
-                    self._start(lambda command=meant: self._obey(command))  # type: ignore[misc]
+                    self._start("command", partial(self._obey, meant))
 
     def _send(self) -> None:
-        while data := self._outbox.take():
+        while True:
+            data = self._outbox.take()
             try:
                 self._connection.write(data)
             except ConnectionException as error:

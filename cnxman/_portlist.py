@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from cnxman import ports
@@ -51,11 +50,15 @@ def run(*, as_json: bool, watch: bool) -> int:
     try:
         known = look()
         _tell_all(known, as_json=as_json, watch=watch)
-        if watch:
-            for what, port in changes(known):
+        while watch:
+            changes, known = wait_for_changes(known)
+            for what, port in changes:
                 _tell(what, port, as_json=as_json)
     except (KeyboardInterrupt, BrokenPipeError):
-        pass
+        return 0
+    except OSError as error:
+        write_all(STDERR, f"standard output can't be written: {error}\n".encode())
+        return 1
     return 0
 
 
@@ -82,23 +85,20 @@ def look() -> list[Port]:
     ]
 
 
-def changes(known: list[Port]) -> Iterator[tuple[str, Port]]:
-    """What arrives and departs from now on: ("arrived" or "departed", the port). Never ends.
+def wait_for_changes(known: list[Port]) -> tuple[list[tuple[str, Port]], list[Port]]:
+    """Wait for a change, or for a while.
 
     Args:
-        known: the ports that were told before.
+        known: the ports there were.
+
+    Returns:
+        What departed and arrived, each as ("departed" or "arrived", the port); and the ports there are.
     """
-    before = {port.device: port for port in known}
-    while True:
-        _wait_for_change()
-        now = {port.device: port for port in _settled()}
-        for device, port in before.items():
-            if now.get(device) != port:
-                yield "departed", port
-        for device, port in now.items():
-            if before.get(device) != port:
-                yield "arrived", port
-        before = now
+    _wait_for_change()
+    now = _settled()
+    departed = [("departed", port) for port in known if port not in now]
+    arrived = [("arrived", port) for port in now if port not in known]
+    return departed + arrived, now
 
 
 def _wait_for_change() -> None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -101,9 +102,11 @@ class Command:
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
+        self.process.send_signal(signal.SIGINT)  # does nothing to one that has ended
+        try:
+            self.process.wait(5)
+        finally:
             self.process.kill()
-        self.process.wait()
         if self.master is not None:
             os.close(self.slave)
             self.out.wait_end()

@@ -100,7 +100,8 @@ def test_goes_on_after_an_outage_and_tells_what_happens(device):
 def test_waits_for_a_device_that_is_not_there_yet():
     with SimulatedDevice(plugged=False) as device, monitor(device) as command:
         command.wait_event("recovering")
-        assert "no such port" in dict(command.events())["recovering"]
+        assert "no such port" in command.events()[1][1]
+        command.err.wait(lambda said: said.count(b"next attempt in") >= 2)
         device.plug()
         device.wait_opened()
         device.send(b"here")

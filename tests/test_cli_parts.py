@@ -1,7 +1,9 @@
 """The parts of the command by themselves: keys, line ends, shapes, what is held back, and what other systems lack."""
 
+import importlib
 import os
 import signal
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -252,9 +254,24 @@ def test_what_a_thread_raises_ends_the_command_with_status_1(monkeypatch):
         raise RuntimeError("no more threads")
 
     monkeypatch.setattr(ConnectionManager, "connect", lambda self: refuse())
-    monitor._start(monitor._connect).join(5)
+    monitor._start("opener", monitor._manager.connect).join(5)
     assert told == [("error", "RuntimeError: no more threads")]
     assert ending.wait() == 1
+
+
+def test_a_closed_pipe_that_a_write_finds_ends_the_command_with_status_0():
+    monitor, ending = monitor_of(SerialConnection("loop://"), [])
+    monitor._on_output_closed(BrokenPipeError())
+    assert ending.wait() == 0
+
+
+def test_a_terminal_that_is_gone_ends_the_reading_of_keys_and_nothing_else(monkeypatch):
+    monitor, ending = monitor_of(SerialConnection("loop://"), [])
+    typed = iter([b"ab", b""])
+    monkeypatch.setattr(_monitor, "read_keys", lambda: next(typed))
+    monitor._read_keys()
+    assert monitor._outbox.held == 2
+    assert ending._status is None
 
 
 # -- the command line -------------------------------------------------------------------------------------
@@ -324,10 +341,33 @@ def test_a_terminal_where_there_is_neither(monkeypatch):
         pass
 
 
+def test_the_terminal_imports_where_there_is_no_termios(monkeypatch):
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "termios", None)
+        assert not importlib.reload(_terminal).HAVE_TERMIOS
+    assert importlib.reload(_terminal).HAVE_TERMIOS
+
+
+def test_the_module_that_python_dash_m_runs_does_nothing_when_it_is_imported():
+    importlib.import_module("cnxman.__main__")
+
+
 def test_a_system_without_jobs_has_its_terminal_to_itself(monkeypatch):
     monkeypatch.setattr(_terminal.os, "isatty", lambda descriptor: True)
     monkeypatch.delattr(_terminal.os, "tcgetpgrp")
     assert _terminal.is_ours(0)
+
+
+def test_all_is_written_to_a_pipe_that_takes_it_in_pieces():
+    out, in_ = os.pipe()
+    os.set_blocking(in_, False)
+    data = os.urandom(1_000_000)
+    writer = threading.Thread(target=_stdio.write_all, args=[in_, data])
+    writer.start()
+    with open(out, "rb") as reader:
+        assert reader.read(len(data)) == data
+    writer.join(5)
+    os.close(in_)
 
 
 def test_a_terminal_that_is_gone_reads_as_the_end_of_input():

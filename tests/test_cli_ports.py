@@ -153,6 +153,13 @@ def test_watch_ends_quietly_when_nobody_reads_it(listed):
         assert command.err.wait_end() == b""
 
 
+def test_output_that_cannot_be_written_is_told_with_status_1(listed):
+    listed({"device": "/dev/ttyS0"})
+    with open("/dev/full", "wb") as full, Command("ports", stdout=full) as command:
+        assert command.process.wait(10) == 1
+        assert b"standard output can't be written" in command.err.wait_end()
+
+
 def test_an_adapter_without_numbers_yet_is_told_once_it_has_them(monkeypatch):
     def port(vid):
         return _portlist.Port("/dev/ttyUSB0", None, None, None, None, None, None, None, vid, None)
@@ -160,7 +167,7 @@ def test_an_adapter_without_numbers_yet_is_told_once_it_has_them(monkeypatch):
     looks = iter([[port(None)], [port(0x0403)], [port(0x0403)]])
     monkeypatch.setattr(_portlist, "look", lambda: next(looks))
     monkeypatch.setattr(_portlist, "_wait_for_change", lambda: None)
-    assert next(_portlist.changes([])) == ("arrived", port(0x0403))
+    assert _portlist.wait_for_changes([]) == ([("arrived", port(0x0403))], [port(0x0403)])
 
 
 def test_without_a_dev_folder_it_looks_again_after_a_while(monkeypatch):

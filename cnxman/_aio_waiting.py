@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from functools import partial
-from typing import Generic, NoReturn, TypeVar
+from types import TracebackType
+from typing import NoReturn, TypeVar
 
 from cnxman import signals
 from cnxman._aio_threads import call_in_loop
@@ -107,14 +108,19 @@ class Mailbox(Inbox):
             self.finish(error)
 
 
-class Expected(Generic[_T]):
-    """Something that a signal will tell, to be awaited. Made in the loop; hears from then on."""
+class Expected(Coroutine[object, None, _T]):
+    """Something that a signal will tell, to be awaited once. Made in the loop; hears from then on.
+
+    It is a coroutine, for `create_task` and the like. (One that Python itself makes hears nothing until it is awaited,
+    and complains if it never is.)
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._settled = asyncio.Event()
         self._outcomes: list[Callable[[], _T]] = []
         self._undo: list[Callable[[], None]] = []
+        self._waiting: Coroutine[object, None, _T] | None = None
 
     def hear(self, sender: Connection | ConnectionManager, receiver: signals.Receiver, signal: Hashable) -> None:
         """Have `receiver` hear a signal, until this is settled. It calls `settle` or `fail` in time."""
@@ -128,8 +134,35 @@ class Expected(Generic[_T]):
         """It will never be told. From any thread; the first time counts."""
         self._come_to(partial(_raise, error))
 
-    async def outcome(self) -> _T:
+    def __await__(self) -> Generator[object, None, _T]:
         """Wait for it."""
+        return self._wait().__await__()
+
+    def send(self, value: None) -> object:
+        """As of every coroutine: go on."""
+        if self._waiting is None:
+            self._waiting = self._wait()
+        return self._waiting.send(value)
+
+    def throw(
+        self,
+        kind: type[BaseException] | BaseException,
+        value: object = None,  # noqa: ARG002 (the two were for Python 2)
+        trace: TracebackType | None = None,  # noqa: ARG002
+    ) -> object:
+        """As of every coroutine: raise this where it waits. asyncio does so to cancel it."""
+        if self._waiting is None:
+            self._leave()
+            raise kind
+        return self._waiting.throw(kind)
+
+    def close(self) -> None:
+        """As of every coroutine: nobody will go on."""
+        self._leave()
+        if self._waiting is not None:
+            self._waiting.close()
+
+    async def _wait(self) -> _T:
         try:
             await self._settled.wait()
             return self._outcomes[0]()

@@ -76,7 +76,7 @@ class AsyncConnection(AsyncLine):
         """Wait until the port is opened, from this call on: `await line.next_connect()`."""
         opened = Expected[None]()
         opened.hear(self.connection, lambda: opened.settle(None), SerialConnection.Signals.OPENED)
-        return opened.outcome()
+        return opened
 
     def wait_closed(self) -> Coroutine[object, None, ConnectionException | None]:
         """Wait until the port is closed; if it is closed now, don't.
@@ -88,7 +88,7 @@ class AsyncConnection(AsyncLine):
         closed.hear(self.connection, lambda error: closed.settle(error), SerialConnection.Signals.CLOSED)
         if self.connection._listener is None:  # otherwise its end has yet to be told
             closed.settle(self.connection.last_error)
-        return closed.outcome()
+        return closed
 
     def _tear_down(self) -> None:
         self.connection.teardown()
@@ -138,7 +138,7 @@ class AsyncManager(AsyncLine):
         """
         connected = Expected[None]()
         self._expect(connected, {ConnectionState.CONNECTED}, lambda _: connected.settle(None))
-        return connected.outcome()
+        return connected
 
     def wait_for(self, *states: ConnectionState) -> Coroutine[object, None, ConnectionState]:
         """Wait until the manager is in one of these states; if it is now, don't. From this call on none is overlooked.
@@ -157,7 +157,7 @@ class AsyncManager(AsyncLine):
         self._expect(reached, wanted, reached.settle)
         if (state := self.manager.state) in wanted:
             reached.settle(state)
-        return reached.outcome()
+        return reached
 
     def _expect(
         self, expected: "Expected[_T]", states: set[ConnectionState], settle: Callable[[ConnectionState], None]

@@ -334,13 +334,20 @@ def test_what_nobody_awaits_is_no_trouble(serial_device: SimulatedDevice) -> Non
         async with kept_up(serial_device) as line:
             forgotten = asyncio.create_task(line.next_connect())
             forgotten.cancel()  # before it has begun
+            await asyncio.wait([forgotten])
             subscribed = len(line.manager.__dict__["_subscribed"])
             hasty = asyncio.create_task(line.next_connect())
             await asyncio.sleep(0)
             hasty.cancel()
             await asyncio.wait([hasty])
+            closed, begun = line.next_connect(), line.next_connect()
+            closed.close()
+            begun.send(None)
+            begun.close()
             assert len(line.manager.__dict__["_subscribed"]) == subscribed
+            _ = line.next_connect()  # and forgotten, until there is a connect
             await outage(serial_device, line)
+            assert len(line.manager.__dict__["_subscribed"]) == subscribed
             assert forgotten.cancelled()
             assert hasty.cancelled()
 

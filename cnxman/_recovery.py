@@ -53,7 +53,7 @@ class Recovery:
     def start_afresh(self) -> None:
         """Somebody called connect(): whatever was counted before is past."""
         self.failures = self._attempts = 0
-        self._expect_return()
+        self._returned_at, self._seen = None, self._look()
 
     def attempt(self) -> None:
         """An attempt begins."""
@@ -62,6 +62,7 @@ class Recovery:
     def success(self) -> None:
         """It succeeded."""
         self._connected_at = self._clock.now()
+        self._seen = self._look()  # not only at a loss: by then it may be back already
 
     def failure(self) -> None:
         """It failed."""
@@ -72,7 +73,7 @@ class Recovery:
         held = self._clock.now() - self._connected_at
         self.failures = 1 if held >= self._policy.reset_after else self.failures + 1
         self._attempts = 0
-        self._expect_return()
+        self._returned_at = None
 
     def wait(self, retry: Callable[[], None]) -> tuple[Wait, float]:
         """What to wait for now before the input `retry`, and for how long, in seconds, at most."""
@@ -80,10 +81,6 @@ class Recovery:
         self._waiting_since = self._clock.now()
         look = self._is_back if self._look() is not None else None
         return Wait(retry, self._waiting_since + delay, look, LOOK_EVERY), delay
-
-    def _expect_return(self) -> None:
-        self._returned_at = None
-        self._seen = self._look()
 
     def _look(self) -> Hashable | None:
         try:

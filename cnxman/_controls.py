@@ -101,9 +101,10 @@ class PortControls(Connection):
         self._use(lambda port: setattr(port, "break_condition", False))
 
     def _use(self, what: Callable[[pyserial.Serial], _Result]) -> _Result:
+        line = self._line()
         try:
-            return self._line().use(what)
-        except _faults.PORT_ERRORS as error:
+            return line.use(what)
+        except Exception as error:
             raise _faults.not_done(self._port, error) from error
 
     def _set_line(self, name: str, level: bool | None) -> None:

@@ -11,14 +11,6 @@ import stat
 from cnxman import ports
 from cnxman._connection import ConnectionException, find_errno
 
-try:
-    import termios
-except ImportError:  # not a POSIX system
-    PORT_ERRORS: tuple[type[Exception], ...] = (OSError,)
-else:
-    PORT_ERRORS = (OSError, termios.error)
-"""What pyserial's methods raise when a port is lost; its own SerialException is an OSError."""
-
 IN_USE = {errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK}
 
 _GONE = {
@@ -32,6 +24,9 @@ _GONE = {
     errno.ETIMEDOUT: "nothing came from it for too long",
 }
 
+_CLOSED_UNDER_IT = (TypeError, AttributeError)
+"""What pyserial's methods stumble over when their port was closed under them; some, over a ValueError."""
+
 _NOT_OPENED = {
     errno.ENOENT: "there is no such port (yet); is it plugged in?",
     errno.ENODEV: "the device is not there; is it plugged in?",
@@ -44,6 +39,8 @@ _NOT_OPENED = {
     errno.EHOSTUNREACH: "the host cannot be reached",
     errno.ENETUNREACH: "the host cannot be reached",
     errno.ETIMEDOUT: "the host does not answer",
+    errno.ECONNRESET: "the other end closed the connection",
+    errno.EPIPE: "the other end closed the connection",
     errno.EMFILE: "this process has too many files open",
     errno.ENFILE: "this system has too many files open",
 }
@@ -72,9 +69,9 @@ def lost(port: str, error: Exception) -> ConnectionException:
     if isinstance(error, SomebodyElseReads):
         words = "it was ready to be read but gave no data; was it unplugged, or does another program read from it?"
     elif isinstance(error, Silent):
-        words = str(error)
-    elif isinstance(error, (TypeError, ValueError, AttributeError)):
-        words = _GONE[errno.EBADF]  # what pyserial's methods stumble over when their port was closed under them
+        words = str(error.strerror)
+    elif isinstance(error, (*_CLOSED_UNDER_IT, ValueError)):
+        words = _GONE[errno.EBADF]
     else:
         words = _GONE.get(find_errno(error) or 0) or f"the device is gone, or cannot be read ({_text(error)})"
     return ConnectionException(f"{port} was lost: {words}", error)
@@ -92,6 +89,8 @@ def not_opened(port: str, error: Exception) -> ConnectionException:
     else:
         known = {} if ports.scheme_of(port) == "usb" else _NOT_OPENED  # find_usb's own words say more
         words = known.get(number or 0) or _text(error)
+        if number is None and ports.scheme_of(port) == "rfc2217" and "ign_set_control" not in port:
+            words += "; if the server acknowledges no modem lines, add ign_set_control to the URL"
     return ConnectionException(f"cannot open {port}: {words}", error)
 
 
@@ -100,6 +99,8 @@ def not_done(port: str, error: Exception) -> ConnectionException:
     number = find_errno(error)
     if number in (errno.ENOTTY, errno.EINVAL):
         words = f"the port has no such thing ({_text(error)})"
+    elif isinstance(error, _CLOSED_UNDER_IT):
+        words = _GONE[errno.EBADF]
     else:
         words = _GONE.get(number or 0) or _text(error)
     return ConnectionException(f"{port}: {words}", error)

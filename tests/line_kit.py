@@ -192,6 +192,7 @@ def run_script(script: str, *arguments: str, timeout: float = 30) -> dict[str, A
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *arguments],
         capture_output=True,
+        check=False,
         text=True,
         timeout=timeout,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},

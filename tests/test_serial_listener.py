@@ -286,7 +286,7 @@ def test_a_port_that_is_closed_under_a_busy_receiver_is_noticed_after_it(pty: Pt
 
 
 def test_a_descriptor_that_became_somebody_elses_is_left_alone(pty: Pty) -> None:
-    """Its owner closes the port and opens another file, which gets the number; listener and closing must not touch it."""
+    """Its owner closes the port and opens another file, which gets the number: nobody may read it, or let go of it."""
     for _ in range(20):
         with no_leak(), Pty() as second:
             port = serial.Serial(pty.path)

@@ -122,9 +122,7 @@ def memory() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def test_8_mb_to_a_stalled_receiver_take_no_more_than_the_buffer(
-    pty: Pty, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_8_mb_to_a_stalled_receiver_take_no_more_than_the_buffer(pty: Pty, caplog: pytest.LogCaptureFixture) -> None:
     connection, stall, hearer = stalled(pty, buffer_size=256 * 1024)
     data = pattern(8_000_000)
     hearer.leave()  # which would keep all of it

@@ -113,13 +113,13 @@ class Outbox:
         """What there is to tell for the first time in this outage. The lock is held."""
         news = []
         if self._is_down and self._held:
-            news.append(f"input is held back until there is a connection, up to {self._limit} bytes")
+            news.append(f"input is held back until there is a connection, up to {_size(self._limit)}")
         if self._is_down and self._discard and self._dropped:
             news.append("input is dropped until there is a connection (--discard)")
         elif full and not waiting:
-            news.append(f"{self._limit} bytes wait to be sent: input is dropped")
+            news.append(f"{_size(self._limit)} wait to be sent: input is dropped")
         elif full and self._is_down:
-            news.append(f"{self._limit} bytes are held back: no more input is read until there is a connection")
+            news.append(f"{_size(self._limit)} are held back: no more input is read until there is a connection")
         news = [line for line in news if line not in self._told]
         self._told.update(news)
         return news
@@ -136,3 +136,8 @@ class Outbox:
         """Tell, with no lock held: standard error may be slow."""
         for line in news:
             self._tell(line)
+
+
+def _size(count: int) -> str:
+    """So many bytes, for a person."""
+    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count} bytes"

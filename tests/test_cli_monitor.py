@@ -114,7 +114,7 @@ def test_what_comes_in_during_an_outage_is_held_back_told_and_sent_later(device)
         device.unplug()
         command.wait_event("recovering")
         command.type(b"later")
-        command.err.wait(b"input is held back until there is a connection")
+        command.err.wait(b"input is held back until there is a connection, up to 1 MiB")
         device.plug()
         assert device.receive(5) == b"later"
         command.err.wait(b"5 bytes that were held back are sent now")

@@ -215,7 +215,7 @@ class DescriptorLine:
                     sent += self._write_some(data, sent)
                     if sent < len(data):
                         self._wait_for_room(timeout, began)
-        except Exception as error:
+        except OSError as error:
             raise _faults.not_written(str(self.port.port), sent, len(data), error) from error
         return sent
 

@@ -276,7 +276,7 @@ def test_read_of_another_kind_of_port(
 # -- write ------------------------------------------------------------------------------------------------
 
 
-@every_system_kind
+@pytest.mark.parametrize("kind", [kind for kind in SYSTEM_KINDS if kind != "memory"])
 def test_write(kind: str, pty: Pty, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """It fails and says so to its caller; whether the line is lost, the listener finds out."""
     error = KINDS[kind]()

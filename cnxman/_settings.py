@@ -70,9 +70,10 @@ def suited(url: str, settings: Settings) -> Settings:
     """
     suits = settings.copy()
     if ports.scheme_of(url) == "rfc2217":
-        for name, value in (("write_timeout", None), ("timeout", SLICE)):
-            if name in suits:
-                suits[name] = value
+        if "write_timeout" in suits:
+            suits["write_timeout"] = None
+        if "timeout" in suits:
+            suits["timeout"] = SLICE
     return suits
 
 

@@ -1,4 +1,4 @@
-r"""A simulated device: a serial port without hardware, for tests of one's own, with faults on order.
+r"""For tests of one's own: a serial port without hardware, with faults on order, and a clock moved by hand.
 
 A test of what a program does when the cable is pulled:
 
@@ -12,6 +12,8 @@ A test of what a program does when the cable is pulled:
 With pytest, a test that takes the argument `serial_device` gets a device that is plugged in, and is closed
 after it.
 
+`ManualClock` makes long outages short: the waits of a manager's recovery go by it instead of the system's clock.
+
 The port is a pseudo-terminal, so it is there on Linux and the like, not on Windows, where this module does
 import. It has no modem lines, carries no break, and works at whatever baud rate and parity the host sets.
 """
@@ -22,13 +24,16 @@ from threading import Thread, current_thread
 from types import TracebackType
 from typing import Self
 
+from cnxman._manual_clock import ManualClock
 from cnxman._simulated import DRAIN_LOOK, Message, SimulatedLine
 from cnxman._simulated_answers import Answering, Requests, check
 from cnxman._simulated_faults import Faults, check_at_least_0
 from cnxman._simulated_pty import HAVE_PTYS, PseudoTerminal
 from cnxman._simulated_streams import Pace, Stream
 
-__all__ = ["SimulatedDevice"]
+__all__ = ["ManualClock", "SimulatedDevice"]
+
+ManualClock.__module__ = __name__  # documented and shown under the name of the module that hands it on
 
 _PATIENCE = 5.0  # seconds that unplug() and close() give the device's threads
 

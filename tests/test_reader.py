@@ -531,7 +531,7 @@ def test_much_that_came_before_does_not_fill_the_readers_own_store(serial_device
     serial_device.wait_opened()
     slow = Slow()
     connection.subscribe(slow)
-    sending = in_thread(lambda: serial_device.send(b"old\n" * 5000, 30))
+    sending = in_thread(lambda: serial_device.send(b"old\n" * 50_000, 30))
     assert slow.entered.wait(SOON)
     asking = in_thread(lambda: connection.query(b"?\n", timeout=SOON))
     wait_until(lambda: len(connection.__dict__["_subscribed"]) == 4)

@@ -83,9 +83,9 @@ def not_opened(port: str, error: Exception) -> ConnectionException:
         return error
     number = find_errno(error)
     if number in (errno.EACCES, errno.EPERM):
-        words = _forbidden(port)
+        words = _forbidden(ports.node_of(port))
     elif number in IN_USE:
-        words = _in_use(port)
+        words = _in_use(ports.node_of(port))
     else:
         known = {} if ports.scheme_of(port) == "usb" else _NOT_OPENED  # find_usb's own words say more
         words = known.get(number or 0) or _text(error)

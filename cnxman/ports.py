@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import serial
 from serial.tools import list_ports
@@ -154,6 +154,8 @@ def parse_usb(url: str) -> UsbName:
     known = [value for name, value in options if name == "location" and value]
     if parts.scheme != "usb" or not numbers or parts.fragment or len(known) != len(options) or len(known) > 1:
         raise ValueError(expected)
+    if not url.isprintable():  # `urlsplit` leaves out tabs and line ends
+        raise ValueError(expected)
     return UsbName(
         int(numbers[1], 16), int(numbers[2], 16), unquote(parts.path[1:]) or None, known[0] if known else None
     )
@@ -163,8 +165,8 @@ def usb_name(info: ListPortInfo, *, with_location: bool = False) -> str | None:
     """The usb:// URL of a port that was listed, or None if it is no USB adapter."""
     if info.vid is None or info.pid is None:
         return None
-    number = f"/{info.serial_number}" if info.serial_number else ""
-    location = f"?location={info.location}" if info.location and (with_location or not number) else ""
+    number = f"/{quote(info.serial_number, safe='')}" if info.serial_number else ""
+    location = f"?location={quote(info.location, safe=':')}" if info.location and (with_location or not number) else ""
     return f"usb://{info.vid:04x}:{info.pid:04x}{number}{location}"
 
 
@@ -200,6 +202,14 @@ def find_usb(url: str) -> str:
             getattr(errno, "ENOTUNIQ", errno.EINVAL), f"{len(found)} adapters match {url}: {choice}"
         )
     return str(found[0].device)
+
+
+def node_of(port: str) -> str:
+    """The device node that a port name means now, where that can be told without opening it; else the name itself."""
+    try:
+        return find_usb(port) if scheme_of(port) == "usb" else port
+    except serial.SerialException:
+        return port
 
 
 # -- when it comes back -----------------------------------------------------------------------------------

@@ -115,9 +115,9 @@ class Pty:
 
     def pull(self) -> None:
         os.unlink(self.path)
-        assert self.master is not None
-        os.close(self.master)
-        self.master = None
+        master, self.master = self.master, None  # first: whoever hears of the loss may plug it in again
+        assert master is not None
+        os.close(master)
 
     def offer(self, data: bytes | memoryview) -> int:
         """Write what is taken at once."""

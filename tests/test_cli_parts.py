@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnxman import ConnectionManager, RetryPolicy, SerialConnection, _ending, _events, _monitor, _stdio, _terminal, cli
+from cnxman import (
+    ConnectionException,
+    ConnectionManager,
+    RetryPolicy,
+    SerialConnection,
+    _ending,
+    _events,
+    _monitor,
+    _stdio,
+    _terminal,
+    cli,
+)
 from cnxman._ending import Ending
 from cnxman._events import Events
 from cnxman._keys import Command, Keys, LineEnds
@@ -274,6 +285,31 @@ def test_a_terminal_that_is_gone_ends_the_reading_of_keys_and_nothing_else(monke
     assert ending._status is None
 
 
+def test_what_the_line_did_not_take_goes_out_next_and_nothing_twice():
+    class Done(Exception):
+        pass
+
+    monitor, _ = monitor_of(SerialConnection("loop://"), [])
+    written = []
+
+    def write(data):
+        written.append(data)
+        if len(written) == 3:
+            raise Done
+        error = ConnectionException("lost", OSError())
+        error.written = 2
+        if len(written) == 1:
+            raise error
+
+    monitor._connection = SimpleNamespace(write=write)
+    monitor._outbox.put(b"abcdef", wait=True)
+    monitor._outbox.line_up()
+    threading.Timer(0.2, monitor._outbox.put, [b"gh"], {"wait": True}).start()
+    with pytest.raises(Done):
+        monitor._send()
+    assert written == [b"abcdef", b"cdef", b"gh"]
+
+
 # -- the command line -------------------------------------------------------------------------------------
 
 
@@ -314,6 +350,12 @@ def test_an_end_is_final_and_may_be_asked_for_any_number_of_times():
     with Ending(1) as ending:
         for status in range(20_000):  # more than the pipe that wakes the main thread takes
             ending.end(status)
+        assert ending.wait() == 0
+
+
+def test_a_signal_that_hits_another_thread_wakes_the_main_thread():
+    with Ending(1) as ending:
+        threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
         assert ending.wait() == 0
 
 

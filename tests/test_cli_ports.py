@@ -164,7 +164,7 @@ def test_an_adapter_without_numbers_yet_is_told_once_it_has_them(monkeypatch):
     def port(vid):
         return _portlist.Port("/dev/ttyUSB0", None, None, None, None, None, None, None, vid, None)
 
-    looks = iter([[port(None)], [port(0x0403)], [port(0x0403)]])
+    looks = iter([[], [port(None)], [port(0x0403)], [port(0x0403)]])
     monkeypatch.setattr(_portlist, "look", lambda: next(looks))
     monkeypatch.setattr(_portlist, "_wait_for_change", lambda: None)
     assert _portlist.wait_for_changes([]) == ([("arrived", port(0x0403))], [port(0x0403)])

@@ -690,3 +690,41 @@ def test_an_attempt_is_seen_by_others_while_it_is_under_way() -> None:
     gate.go.set()
     caller.join()
     manager.teardown()
+
+
+def test_statistics(clock: ManualClock) -> None:
+    connection = Script(False, False, True, True)
+    manager = ConnectionManager(connection, retry=FIXED)
+    before = manager.statistics
+    with manager:
+        clock.advance(10)
+        up = manager.statistics
+        connection.raise_alarm()
+        clock.advance(0)
+        lost = manager.statistics
+        clock.advance(5)
+        again = manager.statistics
+    after = manager.statistics
+    counts = [(each.connects, each.losses, each.failed_attempts) for each in (before, up, lost, again, after)]
+    assert counts == [(0, 0, 0), (1, 0, 2), (1, 1, 2), (2, 1, 2), (2, 1, 2)]
+    assert [each.up_since is not None for each in (before, up, lost, again, after)] == [False, True, False, True, False]
+    assert (before.last_error, before.last_error_at) == (None, None)
+    assert str(up.last_error) == "the attempt failed and gave no reason"
+    assert str(after.last_error) == "the connection raised the alarm"
+    assert after.last_error_at is not None
+
+
+def test_in_a_forked_child_it_is_the_parents() -> None:
+    """As if there had been a fork: what is busy must not be touched, what is idle may be used."""
+    busy, idle = ConnectionManager(Script(True)), ConnectionManager(Script(True))
+    busy._inputs._wanted = True  # what a child inherits of a manager that is connected, whose thread it has not
+    busy.leave_to_parent()
+    idle.leave_to_parent()
+    assert (busy.state, busy.is_connected, busy.wait_until_connected()) == ("torndown", False, False)
+    busy.disconnect()
+    busy.teardown()
+    with pytest.raises(ConnectionException, match="belongs to the process that this one was forked from"):
+        busy.connect()
+    assert busy.connection.calls == []  # type: ignore[attr-defined]
+    with idle:
+        assert idle.is_connected

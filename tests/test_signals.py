@@ -325,6 +325,14 @@ def test_weak_receivers_that_are_gone_are_passed_by(sender: Script, tell: Tell) 
     assert heard == ["first", "last"] * 2
 
 
+def test_one_that_went_before_it_was_looked_at() -> None:
+    one = Collects()
+    gone = weakref.ref(one)
+    del one
+    gc.collect()
+    assert signals._each_once([gone]) == []
+
+
 def test_a_snapshot_is_told(sender: Script, tell: Tell) -> None:
     """Who leaves or joins during the telling does so for the next one; nobody else misses anything."""
     heard: list[str] = []

@@ -68,7 +68,7 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
     if schemes is not None and scheme not in schemes:
         allowed = ", ".join(f"{s}://" if s else "plain device names" for s in schemes) or "nothing"
         raise ValueError(f"port {port!r} is not allowed here: only {allowed}")
-    if scheme and not _is_known(scheme):
+    if "://" in port and not _is_known(scheme):
         raise ValueError(f"port {port!r}: pyserial knows no scheme {scheme}://")
     if scheme == "usb":
         parse_usb(port)

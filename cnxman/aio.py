@@ -31,8 +31,8 @@ Everything here is to be used in the loop, but for `manager` and `connection`.
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
-from cnxman._aio_line import AsyncLine, AsyncStream
-from cnxman._aio_waiting import Expected, Mailbox
+from cnxman._aio.line import AsyncLine, AsyncStream
+from cnxman._aio.waiting import Expected, Mailbox
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.serial import SerialConnection
 

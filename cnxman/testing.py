@@ -25,11 +25,11 @@ from types import TracebackType
 from typing import Self
 
 from cnxman._manual_clock import ManualClock
-from cnxman._simulated import DRAIN_LOOK, Message, SimulatedLine
-from cnxman._simulated_answers import Answering, Requests, check
-from cnxman._simulated_faults import Faults, check_at_least_0
-from cnxman._simulated_pty import HAVE_PTYS, PseudoTerminal
-from cnxman._simulated_streams import Pace, Stream
+from cnxman._simulation.answers import Answering, Requests, check
+from cnxman._simulation.faults import Faults, check_at_least_0
+from cnxman._simulation.line import DRAIN_LOOK, Message, SimulatedLine
+from cnxman._simulation.pty import HAVE_PTYS, PseudoTerminal
+from cnxman._simulation.streams import Pace, Stream
 
 __all__ = ["ManualClock", "SimulatedDevice"]
 

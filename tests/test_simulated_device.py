@@ -20,13 +20,13 @@ import serial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cnxman._simulated
-import cnxman._simulated_pty
+import cnxman._simulation.line
+import cnxman._simulation.pty
 import cnxman.testing
-from cnxman._simulated import SETTLE
-from cnxman._simulated_answers import Requests
-from cnxman._simulated_pty import PseudoTerminal
-from cnxman._simulated_streams import Stream
+from cnxman._simulation.answers import Requests
+from cnxman._simulation.line import SETTLE
+from cnxman._simulation.pty import PseudoTerminal
+from cnxman._simulation.streams import Stream
 from cnxman.testing import SimulatedDevice
 
 IDN = {b"*IDN?\n": b"ACME,1000\n", b"\x05": b"\x06"}
@@ -367,7 +367,7 @@ def test_opening_and_closing_are_noticed(device: SimulatedDevice) -> None:
 def test_a_host_that_uses_pyserial_is_known_by_its_discarding(
     device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cnxman._simulated, "SETTLE", 1000)
+    monkeypatch.setattr(cnxman._simulation.line, "SETTLE", 1000)
     for _ in range(20):
         with with_pyserial(device):
             device.wait_opened()
@@ -379,7 +379,7 @@ def test_a_host_that_uses_pyserial_is_known_by_its_discarding(
 def test_what_is_read_late_of_one_host_says_nothing_of_the_next(
     device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cnxman._simulated, "SETTLE", 1000)
+    monkeypatch.setattr(cnxman._simulation.line, "SETTLE", 1000)
     device.stall()
     with with_pyserial(device):
         pass
@@ -1112,7 +1112,7 @@ def test_without_ptys_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_there_is_no_termios_there_are_no_ptys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "termios", None)
-    assert runpy.run_path(str(cnxman._simulated_pty.__file__))["HAVE_PTYS"] is False
+    assert runpy.run_path(str(cnxman._simulation.pty.__file__))["HAVE_PTYS"] is False
 
 
 def test_it_imports_where_there_is_no_termios() -> None:

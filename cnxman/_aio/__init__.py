@@ -1,0 +1,1 @@
+"""The parts of `cnxman.aio`: a line in a loop, its threads, and what waits."""

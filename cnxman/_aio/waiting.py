@@ -1,0 +1,183 @@
+"""What tasks of asyncio's wait for: data, and what a signal will tell."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Generator, Hashable
+from functools import partial
+from types import TracebackType
+from typing import NoReturn, TypeVar
+
+from cnxman import signals
+from cnxman._aio.threads import call_in_loop
+from cnxman._inbox import Inbox
+from cnxman._line import CHUNK
+from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
+from cnxman.serial import SerialConnection
+
+_logger = logging.getLogger("cnxman.aio")
+_T = TypeVar("_T")
+
+
+class Mailbox(Inbox):
+    """An inbox that tasks take from. Made in the loop.
+
+    The loop is woken only when a task waits, so once for a burst however many chunks that is.
+
+    Args:
+        connection: what to hear.
+        limit: how many bytes wait here, at most.
+        lasting: go on when the connection is closed and opened again; see `end_with`.
+        claimed: whether there is somebody to take. Otherwise nobody is held up: once it is full it is given up.
+    """
+
+    def __init__(self, connection: SerialConnection, limit: int, *, lasting: bool, claimed: bool) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._asleep = False
+        self._claimed = claimed
+        super().__init__(connection, limit, lasting=lasting)
+
+    def end_with(self, manager: ConnectionManager) -> None:
+        """End when the manager is disconnected or torn down: with an error if it gave up.
+
+        If it is so now, that is the end at once, unless this mailbox is there for a connect that is to come.
+        """
+        self._undo.append(manager.subscribe(self._on_state, ConnectionManager.Signals.STATE_CHANGED))
+        state = manager.state if self._claimed else None
+        if state is ConnectionState.DISCONNECTED:
+            self.finish(manager.last_error)
+        elif state is ConnectionState.TORNDOWN:
+            self.finish(None)
+
+    def claim(self) -> bool:
+        """There is somebody to take now. Whether everything is still here."""
+        with self.change:
+            self._claimed = True
+            return not self.abandoned
+
+    async def next(self) -> tuple[bytes, bool]:
+        """Wait for the next bytes; being cancelled loses none of them.
+
+        Returns:
+            Bytes of one opening of the port, and whether they are the first of it.
+
+        Raises:
+            StopAsyncIteration, ConnectionException: nothing more will come.
+        """
+        if self.data:
+            await asyncio.sleep(0)  # everybody else in the loop has a turn even if there is always something here
+        while True:
+            with self.change:
+                begins_anew, data = self.begins_anew(), self.take(CHUNK)
+                if data:
+                    return data, begins_anew
+                if self.ended:
+                    break
+                self._asleep = True
+                self._arrived.clear()
+            await self._arrived.wait()
+        if self.error is None:
+            raise StopAsyncIteration
+        raise ConnectionException(self.error.message, self.error)
+
+    # -- on other threads ---------------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """There is news. The lock is held."""
+        super().tell()
+        if self._asleep:
+            self._asleep = False
+            call_in_loop(self.loop, self._arrived.set)
+
+    def is_wanted(self) -> bool:
+        """Whether somebody may still take something."""
+        return super().is_wanted() and not self.loop.is_closed()
+
+    def hold(self) -> None:
+        """Wait until there is room, if there is somebody to make it."""
+        with self.change:
+            self.abandoned = self.abandoned or not self._claimed
+        if not self.abandoned:
+            super().hold()
+        else:
+            _logger.warning("%s: nobody has taken the first %d bytes: dropped", self.connection.port, self.limit)
+            self.close()
+
+    def _on_state(self, state: ConnectionState, error: ConnectionException | None) -> None:
+        if state in (ConnectionState.DISCONNECTED, ConnectionState.TORNDOWN):
+            self.finish(error)
+
+
+class Expected(Coroutine[object, None, _T]):
+    """Something that a signal will tell, to be awaited once. Made in the loop; hears from then on.
+
+    It is a coroutine, for `create_task` and the like. (One that Python itself makes hears nothing until it is awaited,
+    and complains if it never is.)
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._settled = asyncio.Event()
+        self._outcomes: list[Callable[[], _T]] = []
+        self._undo: list[Callable[[], None]] = []
+        self._waiting: Coroutine[object, None, _T] | None = None
+
+    def hear(self, sender: Connection | ConnectionManager, receiver: signals.Receiver, signal: Hashable) -> None:
+        """Have `receiver` hear a signal, until this is settled. It calls `settle` or `fail` in time."""
+        self._undo.append(sender.subscribe(receiver, signal))
+
+    def settle(self, result: _T) -> None:
+        """It was told. From any thread; the first time counts."""
+        self._come_to(lambda: result)
+
+    def fail(self, error: ConnectionException) -> None:
+        """It will never be told. From any thread; the first time counts."""
+        self._come_to(partial(_raise, error))
+
+    def __await__(self) -> Generator[object, None, _T]:
+        """Wait for it."""
+        return self._wait().__await__()
+
+    def send(self, value: None) -> object:
+        """As of every coroutine: go on."""
+        if self._waiting is None:
+            self._waiting = self._wait()
+        return self._waiting.send(value)
+
+    def throw(
+        self,
+        kind: type[BaseException] | BaseException,
+        value: object = None,  # noqa: ARG002 (the two were for Python 2)
+        trace: TracebackType | None = None,  # noqa: ARG002
+    ) -> object:
+        """As of every coroutine: raise this where it waits. asyncio does so to cancel it."""
+        if self._waiting is None:
+            self._leave()
+            raise kind
+        return self._waiting.throw(kind)
+
+    def close(self) -> None:
+        """As of every coroutine: nobody will go on."""
+        self._leave()
+        if self._waiting is not None:
+            self._waiting.close()
+
+    async def _wait(self) -> _T:
+        try:
+            await self._settled.wait()
+            return self._outcomes[0]()
+        finally:
+            self._leave()
+
+    def _come_to(self, outcome: Callable[[], _T]) -> None:
+        self._outcomes.append(outcome)
+        self._leave()
+        call_in_loop(self._loop, self._settled.set)
+
+    def _leave(self) -> None:
+        for undo in self._undo:
+            undo()
+
+
+def _raise(error: ConnectionException) -> NoReturn:
+    raise ConnectionException(error.message, error)

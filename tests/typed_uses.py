@@ -30,7 +30,7 @@ from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream
 from cnxman.framing import DEFAULT_LIMIT, FixedLength, Framer, LengthPrefixed, Lines, Markers
 from cnxman.logging import loggable_class
 from cnxman.protocols import Attachment, PortError, SerialProtocol, Transport, attach
-from cnxman.testing import SimulatedDevice
+from cnxman.testing import ManualClock, SimulatedDevice
 
 
 def use(*values: object) -> None:
@@ -284,6 +284,14 @@ def devices() -> None:
         device.cut(at=3, of="received")
         device.noise(drop=0.1)
     SimulatedDevice(answer, terminator=b"\r").close()
+
+
+def clocks(thing: Thing) -> None:
+    with ManualClock() as clock, ConnectionManager(thing) as manager:
+        assert_type(clock, ManualClock)
+        assert_type(clock.now(), float)
+        clock.advance(3600)
+        use(manager)
 
 
 def test_with_the_fixture(serial_device: SimulatedDevice) -> None:

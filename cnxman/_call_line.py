@@ -54,20 +54,23 @@ class CallLine:
 
     def _read_now(self) -> bytes:
         """What there is, waited for for a slice. A loss raises only after all that was received before it."""
-        if self._lost is not None:
-            raise self._lost
+        # rfc2217: its own read raises once its connection has ended, whatever it has received, or taken, by then.
         received = getattr(self.port, "_read_buffer", None)
+        if not isinstance(received, queue.Queue):
+            received = None
         data = b""
-        try:
-            data = self.port.read(1)
-            if data and not isinstance(received, queue.Queue):
-                waiting = min(self.port.in_waiting, CHUNK)
-                data += self.port.read(waiting) if waiting else b""
-        except Exception as error:
-            self._lost = error
-        if isinstance(received, queue.Queue) and (data or self._lost):
-            # rfc2217: its own read raises once its connection has ended, whatever it had received, or taken, by then.
+        if self._lost is None:
+            try:
+                data = self.port.read(1)
+                if data and received is None:
+                    waiting = min(self.port.in_waiting, CHUNK)
+                    data += self.port.read(waiting) if waiting else b""
+            except Exception as error:
+                self._lost = error
+        if received is not None and (data or self._lost is not None):
             data += _all_of(received)
+        if self._lost is not None and not data:
+            raise self._lost
         return data
 
     def _limit_reads(self) -> None:

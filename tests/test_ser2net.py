@@ -319,14 +319,14 @@ def test_what_came_before_the_end_is_delivered_though_the_receiver_is_slow(serve
         server.device.wait_opened()
         server.device.send(b"a")
         assert first.wait(PATIENCE)
-        server.device.send(EVERY_BYTE * 8)
+        server.device.send(EVERY_BYTE * 300)  # more than is delivered at once
         server.device.drain()
         time.sleep(0.2)  # from ser2net to us: nothing tells when it is through
         server.kill()
         time.sleep(0.2)
         go_on.set()
         heard.wait(lambda heard: heard.ends)
-        assert bytes(heard.data) == b"a" + EVERY_BYTE * 8
+        assert bytes(heard.data) == b"a" + EVERY_BYTE * 300
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -334,7 +334,7 @@ def test_the_network_is_cut_and_the_idle_timeout_tells(
     server: Server, network: Callable[[str], Network], scheme: str
 ) -> None:
     relay = network(scheme)
-    connection = SerialConnection(server.url(scheme, relay.port), idle_timeout=0.5)
+    connection = SerialConnection(server.url(scheme, relay.port), idle_timeout=1.0)
     with ConnectionManager(connection, retry=QUICK) as manager:
         heard = Heard(connection)
         states: list[tuple[str, str]] = []
@@ -345,9 +345,9 @@ def test_the_network_is_cut_and_the_idle_timeout_tells(
         last_heard = time.monotonic()
         server.device.send(b"nobody will hear this")
         heard.wait(lambda heard: heard.ends)
-        assert time.monotonic() - last_heard > 0.4
+        assert time.monotonic() - last_heard > 0.8
         error = str(heard.ends[0])
-        assert error == f"{connection.port} was lost: nothing came from it for 0.5 s"
+        assert error == f"{connection.port} was lost: nothing came from it for 1.0 s"
         wait_until(lambda: states, "no alarm")
         assert states[0] == ("recovering", error)
 
@@ -442,7 +442,7 @@ def mute(request: pytest.FixtureRequest) -> Iterator[Mute]:
     [
         ("nobody", "nobody listens there"),
         ("mute", "Remote does not seem to support RFC2217"),
-        ("reset", "the other end closed the connection"),
+        ("reset", "cannot open"),  # where it notices depends on how soon it comes
         ("unacknowledged", "add ign_set_control to the URL"),
     ],
 )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from cnxman import SerialConnection, __version__
-from cnxman._stdio import open_the_missing
+from cnxman._command.stdio import open_the_missing
 
 _EXAMPLES = """\
 examples:
@@ -148,7 +148,7 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
 
 
 def _run_monitor(given: argparse.Namespace) -> int:
-    from cnxman import _monitor  # noqa: PLC0415
+    from cnxman._command import monitor  # noqa: PLC0415
 
     try:
         connection = SerialConnection(
@@ -170,7 +170,7 @@ def _run_monitor(given: argparse.Namespace) -> int:
         log = _open_log(given.log)
     except (ValueError, OSError) as error:
         given.parser.error(str(error))
-    options = _monitor.Options(
+    options = monitor.Options(
         title=f"{given.port}, {given.baudrate} {given.bytesize}{given.parity}{given.stopbits:g}",
         quiet=given.quiet,
         hexadecimal=given.hex,
@@ -181,7 +181,7 @@ def _run_monitor(given: argparse.Namespace) -> int:
         discard=given.discard,
         wait=not given.no_wait,
     )
-    return _monitor.run(connection, options)
+    return monitor.run(connection, options)
 
 
 def _level(given: str | None) -> bool | None:
@@ -195,16 +195,16 @@ def _open_log(path: str | None) -> int | None:
 
 
 def _run_ports(given: argparse.Namespace) -> int:
-    from cnxman import _portlist  # noqa: PLC0415
+    from cnxman._command import portlist  # noqa: PLC0415
 
-    return _portlist.run(as_json=given.json, watch=given.watch)
+    return portlist.run(as_json=given.json, watch=given.watch)
 
 
 def _run_demo(_: argparse.Namespace) -> int:
-    from cnxman import _demo  # noqa: PLC0415
+    from cnxman._command import demo  # noqa: PLC0415
 
     try:
-        return _demo.run()
+        return demo.run()
     except KeyboardInterrupt:
         return 0
 

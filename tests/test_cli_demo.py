@@ -10,7 +10,7 @@ import time
 import pytest
 
 import cnxman
-from cnxman import _demo
+from cnxman._command import demo
 
 COMMAND = shutil.which("cnxman", path=f"{sys.prefix}/bin") or "cnxman"
 LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3}  (\w+) *(.*)")
@@ -54,8 +54,8 @@ def test_tells_data_with_its_size_before_and_after_the_outage(story):
     lines = story[2]
     outage = next(at for at, (what, _) in enumerate(lines) if what == "recovering")
     sizes = [(at, int(text.split()[0]), text) for at, (what, text) in enumerate(lines) if what == "data"]
-    assert sum(size for at, size, _ in sizes if at < outage) == sum(map(len, _demo._READINGS))
-    assert sum(size for at, size, _ in sizes if at > outage) == sum(map(len, _demo._READINGS))
+    assert sum(size for at, size, _ in sizes if at < outage) == sum(map(len, demo._READINGS))
+    assert sum(size for at, size, _ in sizes if at > outage) == sum(map(len, demo._READINGS))
     assert "17 bytes  b'temperature 21.4\\n'" in lines[2][1]
 
 
@@ -86,8 +86,8 @@ def test_says_so_where_there_are_no_pseudo_terminals(monkeypatch, capfd):
     def refuse():
         raise NotImplementedError("needs POSIX pseudo-terminals")
 
-    monkeypatch.setattr(_demo, "SimulatedDevice", refuse)
-    assert _demo.run() == 1
+    monkeypatch.setattr(demo, "SimulatedDevice", refuse)
+    assert demo.run() == 1
     assert "needs POSIX pseudo-terminals" in capfd.readouterr().out
 
 

@@ -16,18 +16,18 @@ from cnxman import (
     ConnectionManager,
     RetryPolicy,
     SerialConnection,
-    _ending,
-    _events,
-    _monitor,
-    _stdio,
-    _terminal,
     cli,
 )
-from cnxman._ending import Ending
-from cnxman._events import Events
-from cnxman._keys import Command, Keys, LineEnds
-from cnxman._outbox import Outbox
-from cnxman._shapes import AsItIs, Hexadecimal, Timed
+from cnxman._command import ending as ending_module
+from cnxman._command import events as events_module
+from cnxman._command import monitor as monitor_module
+from cnxman._command import stdio as stdio_module
+from cnxman._command import terminal as terminal_module
+from cnxman._command.ending import Ending
+from cnxman._command.events import Events
+from cnxman._command.keys import Command, Keys, LineEnds
+from cnxman._command.outbox import Outbox
+from cnxman._command.shapes import AsItIs, Hexadecimal, Timed
 
 CHUNKS = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
 
@@ -208,12 +208,12 @@ def test_events_that_nobody_can_read_are_not_told_and_no_error():
 
 @pytest.mark.parametrize(("delay", "said"), [(0.0, "0.00 s"), (0.05, "0.05 s"), (0.1, "0.1 s"), (12.34, "12.3 s")])
 def test_delays_for_people(delay, said):
-    assert _events.seconds(delay) == said
+    assert events_module.seconds(delay) == said
 
 
 def monitor_of(connection, told, **options):
     with Ending(1) as ending:
-        monitor = _monitor.Monitor(connection, _monitor.Options("title", **options), ending, typed=False)
+        monitor = monitor_module.Monitor(connection, monitor_module.Options("title", **options), ending, typed=False)
     monitor._events = monitor._answers = SimpleNamespace(tell=lambda what, text="": told.append((what, text)))
     return monitor, ending
 
@@ -279,7 +279,7 @@ def test_a_closed_pipe_that_a_write_finds_ends_the_command_with_status_0():
 def test_a_terminal_that_is_gone_ends_the_reading_of_keys_and_nothing_else(monkeypatch):
     monitor, ending = monitor_of(SerialConnection("loop://"), [])
     typed = iter([b"ab", b""])
-    monkeypatch.setattr(_monitor, "read_keys", lambda: next(typed))
+    monkeypatch.setattr(monitor_module, "read_keys", lambda: next(typed))
     monitor._read_keys()
     assert monitor._outbox.held == 2
     assert ending._status is None
@@ -316,7 +316,7 @@ def test_what_the_line_did_not_take_goes_out_next_and_nothing_twice():
 def test_every_setting_reaches_the_connection(monkeypatch):
     made, run = {}, []
     monkeypatch.setattr(cli, "SerialConnection", lambda *args, **named: made.update(named, args=args))
-    monkeypatch.setattr(_monitor, "run", lambda connection, options: run.append(options) or 7)
+    monkeypatch.setattr(monitor_module, "run", lambda connection, options: run.append(options) or 7)
     line = "monitor P -b 1200 --bytesize 5 --parity o --stopbits 1.5 --rtscts --xonxoff --dsrdtr --dtr on --rts off"
     assert cli.main([*line.split(), "--no-exclusive", "--idle-timeout", "3", "--buffer-size", "9"]) == 7
     assert made == {
@@ -338,12 +338,12 @@ def test_every_setting_reaches_the_connection(monkeypatch):
 
 
 def test_without_poll_the_end_is_looked_for(monkeypatch):
-    monkeypatch.delattr(_ending.select, "poll")
-    monkeypatch.delattr(_ending.signal, "SIGHUP")
+    monkeypatch.delattr(ending_module.select, "poll")
+    monkeypatch.delattr(ending_module.signal, "SIGHUP")
     with Ending(1) as ending:
         threading.Timer(0.05, ending.end, [3]).start()
         assert ending.wait() == 3
-    assert not _stdio.is_abandoned(1)
+    assert not stdio_module.is_abandoned(1)
 
 
 def test_an_end_is_final_and_may_be_asked_for_any_number_of_times():
@@ -370,24 +370,24 @@ def test_signals_are_given_back_and_who_comes_late_does_no_harm():
 def test_a_terminal_by_the_means_of_windows(monkeypatch):
     modes = []
     console = SimpleNamespace(getch=lambda: b"k", setmode=lambda descriptor, mode: modes.append(descriptor))
-    monkeypatch.setattr(_terminal, "_msvcrt", console)
-    monkeypatch.setattr(_terminal, "HAVE_TERMIOS", False)
-    with _terminal.RawTerminal(keys=True, as_it_is=True):
+    monkeypatch.setattr(terminal_module, "_msvcrt", console)
+    monkeypatch.setattr(terminal_module, "HAVE_TERMIOS", False)
+    with terminal_module.RawTerminal(keys=True, as_it_is=True):
         assert modes == [0, 1]
-    assert _terminal.read_keys() == b"k"
+    assert terminal_module.read_keys() == b"k"
 
 
 def test_a_terminal_where_there_is_neither(monkeypatch):
-    monkeypatch.setattr(_terminal, "HAVE_TERMIOS", False)
-    with _terminal.RawTerminal(keys=True, as_it_is=True):
+    monkeypatch.setattr(terminal_module, "HAVE_TERMIOS", False)
+    with terminal_module.RawTerminal(keys=True, as_it_is=True):
         pass
 
 
 def test_the_terminal_imports_where_there_is_no_termios(monkeypatch):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "termios", None)
-        assert not importlib.reload(_terminal).HAVE_TERMIOS
-    assert importlib.reload(_terminal).HAVE_TERMIOS
+        assert not importlib.reload(terminal_module).HAVE_TERMIOS
+    assert importlib.reload(terminal_module).HAVE_TERMIOS
 
 
 def test_the_module_that_python_dash_m_runs_does_nothing_when_it_is_imported():
@@ -395,16 +395,16 @@ def test_the_module_that_python_dash_m_runs_does_nothing_when_it_is_imported():
 
 
 def test_a_system_without_jobs_has_its_terminal_to_itself(monkeypatch):
-    monkeypatch.setattr(_terminal.os, "isatty", lambda descriptor: True)
-    monkeypatch.delattr(_terminal.os, "tcgetpgrp")
-    assert _terminal.is_ours(0)
+    monkeypatch.setattr(terminal_module.os, "isatty", lambda descriptor: True)
+    monkeypatch.delattr(terminal_module.os, "tcgetpgrp")
+    assert terminal_module.is_ours(0)
 
 
 def test_all_is_written_to_a_pipe_that_takes_it_in_pieces():
     out, in_ = os.pipe()
     os.set_blocking(in_, False)
     data = os.urandom(1_000_000)
-    writer = threading.Thread(target=_stdio.write_all, args=[in_, data])
+    writer = threading.Thread(target=stdio_module.write_all, args=[in_, data])
     writer.start()
     with open(out, "rb") as reader:
         assert reader.read(len(data)) == data
@@ -415,7 +415,7 @@ def test_all_is_written_to_a_pipe_that_takes_it_in_pieces():
 def test_a_terminal_that_is_gone_reads_as_the_end_of_input():
     master, slave = os.openpty()
     os.close(slave)
-    assert _stdio.read_some(master) == b""
+    assert stdio_module.read_some(master) == b""
     os.close(master)
 
 

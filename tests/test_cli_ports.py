@@ -9,7 +9,8 @@ import subprocess
 import pytest
 from cli_command import COMMAND, Command
 
-from cnxman import _portlist, ports
+from cnxman import ports
+from cnxman._command import portlist
 from cnxman.testing import SimulatedDevice
 
 # A site of its own, in which pyserial lists what the file says. A listing marked "gone" fails as a real one does when
@@ -162,19 +163,19 @@ def test_output_that_cannot_be_written_is_told_with_status_1(listed):
 
 def test_an_adapter_without_numbers_yet_is_told_once_it_has_them(monkeypatch):
     def port(vid):
-        return _portlist.Port("/dev/ttyUSB0", None, None, None, None, None, None, None, vid, None)
+        return portlist.Port("/dev/ttyUSB0", None, None, None, None, None, None, None, vid, None)
 
     looks = iter([[], [port(None)], [port(0x0403)], [port(0x0403)]])
-    monkeypatch.setattr(_portlist, "look", lambda: next(looks))
-    monkeypatch.setattr(_portlist, "_wait_for_change", lambda: None)
-    assert _portlist.wait_for_changes([]) == ([("arrived", port(0x0403))], [port(0x0403)])
+    monkeypatch.setattr(portlist, "look", lambda: next(looks))
+    monkeypatch.setattr(portlist, "_wait_for_change", lambda: None)
+    assert portlist.wait_for_changes([]) == ([("arrived", port(0x0403))], [port(0x0403)])
 
 
 def test_without_a_dev_folder_it_looks_again_after_a_while(monkeypatch):
-    monkeypatch.setattr(_portlist.os, "stat", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
-    monkeypatch.setattr(_portlist, "_LIST_EVERY", 0.01)
-    monkeypatch.setattr(_portlist, "is_abandoned", lambda descriptor: False)
-    _portlist._wait_for_change()
+    monkeypatch.setattr(portlist.os, "stat", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
+    monkeypatch.setattr(portlist, "_LIST_EVERY", 0.01)
+    monkeypatch.setattr(portlist, "is_abandoned", lambda descriptor: False)
+    portlist._wait_for_change()
 
 
 def test_by_id_is_the_link_that_leads_to_the_device(tmp_path, monkeypatch):

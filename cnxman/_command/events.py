@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 
-from cnxman._stdio import write_all
+from cnxman._command.stdio import write_all
 from cnxman.basics import ConnectionException
 
 _WIDTH = 12  # of the word that says what it is: "disconnected" is the longest

@@ -6,7 +6,7 @@ Each shape is fed what came and returns what to show of it, at once; `finish` en
 from collections.abc import Callable
 from typing import Protocol
 
-from cnxman._events import clock
+from cnxman._command.events import clock
 
 ROW = 16  # bytes
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection
-from cnxman._ending import Ending
-from cnxman._events import Events, seconds
-from cnxman._keys import HELP, HINT, Command, Keys, LineEnds
-from cnxman._outbox import Outbox
-from cnxman._output import Output
-from cnxman._shapes import shape
-from cnxman._stdio import STDERR, STDIN, STDOUT, read_some
-from cnxman._terminal import RawTerminal, is_ours, read_keys
+from cnxman._command.ending import Ending
+from cnxman._command.events import Events, seconds
+from cnxman._command.keys import HELP, HINT, Command, Keys, LineEnds
+from cnxman._command.outbox import Outbox
+from cnxman._command.output import Output
+from cnxman._command.shapes import shape
+from cnxman._command.stdio import STDERR, STDIN, STDOUT, read_some
+from cnxman._command.terminal import RawTerminal, is_ours, read_keys
 
 _LONGEST_FAREWELL = 0.5
 """Seconds that hanging up may take at the end: an attempt that hangs would hold it up for longer."""

@@ -7,8 +7,8 @@ of one's own would use.
 import threading
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, SerialConnection
-from cnxman._events import Events, reason, seconds
-from cnxman._stdio import STDOUT
+from cnxman._command.events import Events, reason, seconds
+from cnxman._command.stdio import STDOUT
 from cnxman.testing import SimulatedDevice
 
 _READINGS = (b"temperature 21.4\n", b"temperature 21.5 humidity 40\n", b"ok\n", b"temperature 21.5\n")

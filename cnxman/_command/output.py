@@ -4,8 +4,8 @@ import os
 import time
 from collections.abc import Callable
 
-from cnxman._shapes import Shape
-from cnxman._stdio import STDERR, STDOUT, write_all
+from cnxman._command.shapes import Shape
+from cnxman._command.stdio import STDERR, STDOUT, write_all
 
 _FEW = 1024
 """After less than so many bytes at once we rest, so that the next come together: each wakening costs more than they do.

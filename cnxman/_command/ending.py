@@ -9,7 +9,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
-from cnxman._stdio import is_pipe
+from cnxman._command.stdio import is_pipe
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 

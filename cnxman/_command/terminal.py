@@ -6,7 +6,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Self
 
-from cnxman._stdio import STDIN, STDOUT, read_some
+from cnxman._command.stdio import STDIN, STDOUT, read_some
 
 try:
     import termios

@@ -6,8 +6,8 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from cnxman import ports
-from cnxman._events import time_of_day
-from cnxman._stdio import STDERR, STDOUT, is_abandoned, write_all
+from cnxman._command.events import time_of_day
+from cnxman._command.stdio import STDERR, STDOUT, is_abandoned, write_all
 
 _LOOK_EVERY = 0.2
 """Seconds between two looks whether anything in /dev has changed, which cost next to nothing."""

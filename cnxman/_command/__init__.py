@@ -1,0 +1,1 @@
+"""The parts of the command `cnxman`, which `cnxman.cli` puts together."""

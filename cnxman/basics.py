@@ -5,10 +5,7 @@ inputs, transitions, and then what they do. Which thread runs what is told in `c
 """
 
 import logging
-import threading
-from collections.abc import Callable, Hashable
-from dataclasses import replace
-from enum import StrEnum
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -18,27 +15,16 @@ from automat import MethodicalMachine
 from cnxman import _fork, signals
 from cnxman._connection import Connection, ConnectionException
 from cnxman._inputs import Alarm, Inputs
+from cnxman._observed import ConnectionState, Observed
 from cnxman._recovery import Recovery
-from cnxman._statistics import ManagerStatistics
 from cnxman.logging import FirstThenDebug, loggable_class
 from cnxman.retry import RetryPolicy
 
 __all__ = ["Connection", "ConnectionException", "ConnectionManager", "ConnectionState"]
 
 
-class ConnectionState(StrEnum):
-    """The states of a `ConnectionManager`."""
-
-    READY = "ready"
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    RECOVERING = "recovering"
-    DISCONNECTED = "disconnected"
-    TORNDOWN = "torndown"
-
-
 @loggable_class()
-class ConnectionManager:
+class ConnectionManager(Observed):
     """Establishes a connection and keeps it up.
 
     Every method may be called from any thread, and from receivers. From `connect()` until `disconnect()` or
@@ -54,14 +40,6 @@ class ConnectionManager:
 
     logger: logging.Logger
 
-    class Signals(signals.Signal):
-        """What a manager sends, on the thread that runs the input in question."""
-
-        STATE_CHANGED = "state-changed"
-        """`state` and `previous`, each a `ConnectionState`; `error`, a `ConnectionException` or None."""
-        RETRY_SCHEDULED = "retry-scheduled"
-        """`attempt`, the number of failures in a row; `delay` in seconds until the next attempt; `error`."""
-
     def __init__(self, connection: Connection, *, retry: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
         if not isinstance(connection, Connection):
             raise TypeError(f"connection must be a Connection, not {connection!r}")
@@ -69,14 +47,10 @@ class ConnectionManager:
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self._connection = connection
         self._is_parents = False
-        self._inputs = Inputs(f"cnxman manager of {connection}")
+        super().__init__(Inputs(f"cnxman manager of {connection}"))
         self._recovery = Recovery(connection, retry, self._inputs.clock)
-        self._told = self.state  # also makes Automat's part, which would else be made lazily, by two threads
-        self._change = threading.Condition()
-        self._error: ConnectionException | None = None
         self._complaint = FirstThenDebug()
         self._stop: BaseException | None = None
-        self._statistics = ManagerStatistics()
         signals.listen(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
         _fork.leave_to_parent(self)
 
@@ -118,61 +92,6 @@ class ConnectionManager:
     def state(self) -> ConnectionState:
         """The state now. Answers at once, whatever is under way."""
         return ConnectionState.TORNDOWN if self._is_parents else ConnectionState(self._serialized())
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the state is connected. Answers at once."""
-        return self.state is ConnectionState.CONNECTED
-
-    @property
-    def last_error(self) -> ConnectionException | None:
-        """Why the last attempt failed or the connection was lost; None from a success until the next failure."""
-        return self._error
-
-    @property
-    def statistics(self) -> ManagerStatistics:
-        """What it went through since it was made: a snapshot."""
-        return replace(self._statistics)
-
-    def wait_until_connected(self, timeout: float | None = None) -> bool:
-        """Wait until the manager is connected.
-
-        On a thread of the library's, so in most receivers, it answers at once: nothing would ever
-        change while it waited there.
-
-        Args:
-            timeout: how long to wait, in seconds; None waits for as long as it takes.
-
-        Returns:
-            Whether it is connected; False at once when it is torn down.
-        """
-        if self._inputs.must_not_wait():
-            return self.is_connected
-        if timeout is not None:
-            timeout = min(timeout, threading.TIMEOUT_MAX)
-
-        def settled() -> ConnectionState | None:
-            state = self.state
-            return state if state in (ConnectionState.CONNECTED, ConnectionState.TORNDOWN) else None
-
-        with self._change:
-            found = self._change.wait_for(settled, timeout)  # it may be lost again by the time this returns
-        return found is ConnectionState.CONNECTED
-
-    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.STATE_CHANGED) -> Callable[[], None]:
-        """Have `receiver` hear one of this manager's signals; it is held strongly, so a lambda will do.
-
-        Args:
-            receiver: called with those of the signal's arguments that it names.
-            signal: which signal.
-
-        Returns:
-            A function that ends the subscription.
-
-        Raises:
-            TypeError: if the receiver cannot be called, or does not tell which arguments it takes.
-        """
-        return signals.subscribe(self, receiver, signal)
 
     def __enter__(self) -> Self:
         """Connect."""
@@ -399,13 +318,6 @@ class ConnectionManager:
             self._log(logging.ERROR, "%s raised", signals.name_of(method), exc_info=raised)
         except BaseException as stop:  # Ctrl-C: it goes on to the caller once the input has been dealt with
             self._stop = stop
-
-    def _announce_change(self, error: ConnectionException | None) -> None:
-        state, previous, self._told = self.state, self._told, self.state
-        with self._change:
-            self._change.notify_all()
-        self._log(logging.DEBUG, "%s: %s -> %s (%s)", self._connection, previous, state, error)
-        signals.send(self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error)
 
     def _log(self, level: int, message: str, *args: object, exc_info: Exception | None = None) -> None:
         known = {"port": getattr(self._connection, "port", None), "state": self.state}

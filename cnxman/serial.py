@@ -15,6 +15,7 @@ import serial as pyserial
 from serial.rs485 import RS485Settings
 
 from cnxman import _faults, _fork, _settings, ports, signals
+from cnxman._connections_listener import ConnectionsListener
 from cnxman._conversation import Conversation
 from cnxman._descriptor_line import keep_others_out
 from cnxman._line import Line, close_port
@@ -30,68 +31,6 @@ SerialListener.__module__ = __name__  # documented and shown under the name of t
 
 LONGEST_DELIVERY = 5.0
 """How long, in seconds, hanging up waits for a receiver that is running."""
-
-
-class _Listener(SerialListener):
-    """The listener of a connection, to which it hands on what it hears.
-
-    Args:
-        connection: whose line it is.
-        port: the port, which is open.
-        turn: the connection's turn that it belongs to.
-        predecessor: a listener that has yet to tell its last, because a receiver on its thread dials again. Until
-            then this one tells nothing.
-    """
-
-    def __init__(
-        self,
-        connection: "SerialConnection",
-        port: pyserial.Serial,
-        turn: int,
-        predecessor: "_Listener | None",
-    ) -> None:
-        super().__init__(port, buffer_size=connection.buffer_size, idle_timeout=connection.idle_timeout)
-        self._connection = connection
-        self._connections_data = signals.Channel(self.delivery, connection, SerialConnection.Signals.DATA_RECEIVED)
-        self.predecessor = predecessor
-        self.successor: _Listener | None = None
-        self._may_tell = threading.Event()
-        if predecessor is not None:
-            predecessor.successor = self
-        if predecessor is None or predecessor.finished.is_set():
-            self._may_tell.set()
-        self.has_told = False
-        """Whether it has told of its opening."""
-        self.turn = turn
-        self.settled = False
-        """Whether `try_connect` has returned True: from then on a loss raises the alarm."""
-
-    def terminate(self) -> None:
-        """Stop listening; see `SerialListener.terminate`."""
-        super().terminate()
-        self._may_tell.set()
-
-    def _finish(self) -> None:
-        super()._finish()
-        if self.successor is not None:
-            self.successor._may_tell.set()
-
-    def _on_open(self) -> None:
-        self._may_tell.wait()
-        if self.predecessor is not None and not self.predecessor.finished.is_set():
-            return  # hung up again before it was its turn
-        self.predecessor = None
-        self.has_told = True
-        signals.Channel(self.delivery, self._connection, SerialConnection.Signals.OPENED).send()
-
-    def _on_data(self, data: bytes) -> None:
-        super()._on_data(data)
-        self._connection._count_in(len(data))
-        self._connections_data.send(data=data)
-
-    def _on_end(self, error: ConnectionException | None) -> None:
-        super()._on_end(error)
-        self._connection._line_ended(self, error)
 
 
 @loggable_class()
@@ -180,7 +119,7 @@ class SerialConnection(Conversation):
         self._counting = threading.Lock()
         self._tally = SerialStatistics()
         self._lock = threading.Lock()  # guards what is below; never held while anything is called
-        self._listener: _Listener | None = None
+        self._listener: ConnectionsListener | None = None
         self._turn = 0  # which try_connect, disconnect or teardown was the last
         self._is_parents = False
         self._presence = ports.Presence(port)
@@ -209,7 +148,7 @@ class SerialConnection(Conversation):
             port = self._open()
         except Exception as error:
             return self._fail(_faults.not_opened(self._port, error))
-        listener = _Listener(self, port, turn, predecessor)
+        listener = ConnectionsListener(self, port, turn, predecessor)
         try:
             failure = self._start(listener)
         except BaseException:
@@ -263,7 +202,7 @@ class SerialConnection(Conversation):
 
     # -- how ----------------------------------------------------------------------------------------------
 
-    def _take_turn(self) -> tuple[int, "_Listener | None"]:
+    def _take_turn(self) -> tuple[int, "ConnectionsListener | None"]:
         """From now on, whatever an earlier call is still doing has been overtaken."""
         with self._lock:
             self._turn += 1
@@ -280,7 +219,7 @@ class SerialConnection(Conversation):
             raise
         return port
 
-    def _start(self, listener: _Listener) -> ConnectionException | None:
+    def _start(self, listener: ConnectionsListener) -> ConnectionException | None:
         """Listen, and prepare the device: None, or why not."""
         with self._lock:
             if listener.turn != self._turn:
@@ -320,7 +259,7 @@ class SerialConnection(Conversation):
         self._log(self._complaint.level(error.message), "%s", error)
         return False
 
-    def _hang_up(self, listener: "_Listener | None") -> "_Listener | None":
+    def _hang_up(self, listener: "ConnectionsListener | None") -> "ConnectionsListener | None":
         """End a listener. Returns the one, it or its predecessor, that can't have ended yet: this is its own thread."""
         if listener is None:
             return None
@@ -338,7 +277,7 @@ class SerialConnection(Conversation):
                 self._listener = unfinished
         return unfinished
 
-    def _line_ended(self, listener: _Listener, error: ConnectionException | None) -> None:
+    def _line_ended(self, listener: ConnectionsListener, error: ConnectionException | None) -> None:
         """The port is closed. On the listener's thread."""
         with self._lock:
             told = error if listener.turn == self._turn else None

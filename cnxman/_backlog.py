@@ -110,12 +110,11 @@ class Backlog:
             return b""
 
     def delivering(self) -> None:
-        """A delivery begins that has no data from here."""
+        """The line's first delivery begins, which has no data from here."""
         with self._lock:
             self._count += 1
-            watched, self._watched = self._watched, True
-        if not watched:
-            _watch(self)
+            self._watched = True
+        _watch(self)
 
     def delivered(self) -> None:
         """The delivery that began with the last `read` is over."""

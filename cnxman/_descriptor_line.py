@@ -190,8 +190,6 @@ class DescriptorLine:
         """An empty read: a hang-up, or somebody else was quicker. Only poll's events tell them apart."""
         if self._is_socket:
             raise _faults.FarEndClosed(errno.ECONNRESET, "the far end closed the connection")
-        if events & select.POLLNVAL:
-            raise _closed_by_somebody_else()
         if events & (select.POLLHUP | select.POLLERR):
             raise _faults.HungUp(errno.EIO, "the port hung up")
         self._empty_reads += 1

@@ -28,9 +28,7 @@ else:
 _USB_NODES = ("/dev/ttyUSB*", "/dev/ttyACM*", "/dev/ttyXRUSB*")
 """What pyserial's `comports` knows as nodes of USB adapters on Linux."""
 
-_HANDLERS = "cnxman._urlhandlers"
-if _HANDLERS not in serial.protocol_handler_packages:
-    serial.protocol_handler_packages.append(_HANDLERS)
+serial.protocol_handler_packages.append("cnxman._urlhandlers")
 
 _UNSETTLED = 0.05
 """A folder's time stamp is coarse (a tick of the kernel's, 1 to 10 ms): a younger one, in seconds, is not relied on."""

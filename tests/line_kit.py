@@ -189,13 +189,15 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def run_script(script: str, *arguments: str, timeout: float = 30) -> dict[str, Any]:
     """Run a script in a process of its own; what it prints last is its result, in JSON."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *arguments],
         capture_output=True,
         check=False,
         text=True,
         timeout=timeout,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env=environment,
     )
     assert ran.returncode == 0, ran.stderr
     assert not ran.stderr

@@ -23,11 +23,12 @@ import pytest
 import serial
 from line_kit import BOUND, Hearer, Pty, library_threads, no_leak, wait_until, warnings_of
 from manager_kit import Caller
+from pydispatch import dispatcher
 
 from cnxman import _call_line, _descriptor_line, _faults
 from cnxman.basics import Connection, ConnectionException, ConnectionManager
 from cnxman.retry import RetryPolicy
-from cnxman.serial import SerialConnection
+from cnxman.serial import SerialConnection, SerialListener
 from cnxman.testing import SimulatedDevice
 
 NOTICED_WITHIN = 1.0
@@ -450,6 +451,29 @@ def test_failed_openings_say_what_to_do(number: int, words: str) -> None:
     error = _faults.not_opened("/dev/nowhere", OSError(number, os.strerror(number)))
     assert words in str(error)
     assert error.errno == number
+
+
+def test_the_hint_for_a_port_server_that_acknowledges_no_modem_lines() -> None:
+    error = serial.SerialException("Remote does not accept parameters")
+    assert "add ign_set_control to the URL" in str(_faults.not_opened("rfc2217://host:1", error))
+    assert "ign_set_control to" not in str(_faults.not_opened("rfc2217://host:1?ign_set_control", error))
+
+
+def test_a_receiver_may_hang_up_though_the_line_never_opened(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hears the read errors of all listeners, on the listener's own thread."""
+    connection = SerialConnection(pty.path)
+    heard: list[ConnectionException] = []
+
+    def hang_up(error: ConnectionException) -> None:
+        connection.disconnect()
+        heard.append(error)
+
+    dispatcher.connect(hang_up, signal=SerialListener.Signals.READ_ERROR, sender=dispatcher.Any)
+    with no_leak():
+        fail_to_listen(monkeypatch, KINDS["EMFILE"](), pty.path)
+        assert connection.try_connect() is False
+    dispatcher.disconnect(hang_up, signal=SerialListener.Signals.READ_ERROR, sender=dispatcher.Any)
+    assert len(heard) == 1
 
 
 def test_the_hint_for_a_forbidden_port_names_its_group(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -579,3 +580,35 @@ def test_any_text_is_a_port_name_or_refused_and_nothing_is_opened(port: str) -> 
     assert scheme == "" or re.fullmatch(r"[a-z0-9_]+", scheme)
     with pytest.raises(ValueError, match=r"not allowed|knows no"):
         ports.check(port, [s for s in ("", "loop", "spy") if s != scheme])
+
+
+# -- elsewhere --------------------------------------------------------------------------------------------
+
+
+def test_where_there_is_no_sysfs_all_ports_are_looked_at(plugged: Plugged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(serial, "protocol_handler_packages", [])
+    there = runpy.run_path(ports.__file__)
+    assert serial.protocol_handler_packages == ["cnxman._urlhandlers"]
+    plugged(adapter("/dev/cu.usbserial-1", number="A"))
+    assert there["find_usb"]("usb://0403:6001/A") == "/dev/cu.usbserial-1"
+
+
+def test_the_node_of_a_port(plugged: Plugged) -> None:
+    plugged(adapter("/dev/ttyUSB7", number="A"))
+    assert ports.node_of("usb://0403:6001/A") == "/dev/ttyUSB7"
+    assert ports.node_of("usb://0403:6001/B") == "usb://0403:6001/B"
+    assert ports.node_of("/dev/ttyS0") == "/dev/ttyS0"
+    assert ports.node_of("loop://") == "loop://"
+
+
+def test_the_link_that_udev_named_after_the_adapter(pty: Pty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "BY_ID", str(tmp_path / "by-id"))
+    assert ports.by_id(pty.device) is None, "without udev"
+    (tmp_path / "by-id").mkdir()
+    assert ports.by_id(pty.device) is None
+    (tmp_path / "by-id" / "usb-1").symlink_to("/dev/null")
+    link = tmp_path / "by-id" / "usb-2"
+    link.symlink_to(pty.device)
+    assert ports.by_id(pty.path) == str(link)

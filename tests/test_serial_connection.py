@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import runpy
 import select
 import signal
 import socket
@@ -36,7 +37,9 @@ from manager_kit import Caller, all_join
 from serial.rs485 import RS485Settings
 
 import cnxman
+from cnxman import _descriptor_line as descriptor_line
 from cnxman import serial as cnxman_serial
+from cnxman._descriptor_line import DescriptorLine
 from cnxman.basics import Connection, ConnectionException
 from cnxman.serial import SerialConnection, SerialListener
 from cnxman.testing import SimulatedDevice
@@ -1032,6 +1035,173 @@ def test_a_second_writer_waits_while_the_first_makes_progress_and_gives_up_when_
         for caller in (first, second):
             with pytest.raises(ConnectionException, match=r"took nothing for 0\.3 s"):
                 caller.join()
+        connection.teardown()
+
+
+def test_a_second_writer_waits_for_as_long_as_the_first_makes_progress(pty: Pty) -> None:
+    connection = SerialConnection(pty.path, write_timeout=0.3)
+    size = 40_000
+    with no_leak():
+        assert connection.try_connect()
+        first = Caller(lambda: connection.write(bytes(size)))
+        wait_until(lambda: connection._listener.line._turn._turn.locked(), "the first has the turn")  # type: ignore[union-attr]
+        began = time.monotonic()
+        second = Caller(lambda: connection.write(b"second"))
+        left = size
+        while left:
+            time.sleep(0.08)  # the far end is slow: that is what is tested
+            left -= len(pty.receive(min(left, 5000)))
+        assert pty.receive(6) == b"second"
+        all_join([first, second])
+        assert time.monotonic() - began > 0.3
+        connection.teardown()
+
+
+def test_a_second_writer_with_less_patience_gives_up_before_the_first(pty: Pty) -> None:
+    connection = SerialConnection(pty.path, write_timeout=None)
+    with no_leak():
+        assert connection.try_connect()
+        first = Caller(lambda: connection.write(bytes(1_000_000)))
+        wait_until(lambda: connection._listener.line._writers > 0, "the first waits for room")  # type: ignore[union-attr]
+        connection.configure(write_timeout=0.1)
+        with pytest.raises(ConnectionException, match=r"0 of 1 bytes were written.*took nothing for 0\.1 s"):
+            connection.write(b"x")
+        assert not first.done.is_set()
+        connection.teardown()
+        with pytest.raises(ConnectionException, match="closed meanwhile"):
+            first.join()
+
+
+def test_a_line_that_is_closed_between_two_parts_of_a_write_says_how_much_went_out(
+    pty: Pty, connection: SerialConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = DescriptorLine._write_some
+
+    def write_and_stop(line: DescriptorLine, data: bytes, start: int) -> int:
+        written = original(line, data, start)
+        line.stop()
+        return written
+
+    monkeypatch.setattr(DescriptorLine, "_write_some", write_and_stop)
+    with pytest.raises(ConnectionException, match=r"([1-9]\d+) of 1000000 bytes were written.*closed meanwhile"):
+        connection.write(bytes(1_000_000))
+
+
+def test_a_line_that_takes_nothing_for_once_is_asked_again(
+    pty: Pty, connection: SerialConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = connection._listener.serial.fileno()  # type: ignore[union-attr]
+    original, answers = os.write, [0, BlockingIOError()]
+
+    def write(fd: int, data: bytes) -> int:
+        if fd == number and answers:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        return original(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    assert connection.write(b"hello") == 5
+    assert pty.receive(5) == b"hello"
+
+
+@pytest.mark.parametrize("url", ["", "loop://"])
+def test_a_line_that_is_closed_at_that_very_moment_is_not_used(pty: Pty, url: str) -> None:
+    connection = SerialConnection(url or pty.path)
+    with no_leak():
+        assert connection.try_connect()
+        line = connection._line()
+        connection.disconnect()
+        for use in (lambda: line.use(lambda port: port.cts), lambda: line.write(b"x", 1)):
+            with pytest.raises((OSError, ConnectionException), match="closed meanwhile"):
+                use()
+
+
+def test_a_break_on_another_kind_of_port_is_cut_short_too() -> None:
+    connection = SerialConnection("loop://")
+    with no_leak():
+        assert connection.try_connect()
+        connection.send_break(0.01)
+        breaker = Caller(lambda: connection.send_break(BOUND))
+        wait_until(lambda: connection._listener.serial.break_condition, "the break has begun")  # type: ignore[union-attr]
+        connection.disconnect()
+        with pytest.raises(ConnectionException):
+            breaker.join()
+
+
+def test_closing_gives_what_was_written_a_moment_to_go_out_and_then_drops_it(
+    pty: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel by itself would wait up to 30 seconds for flow control."""
+    connection = SerialConnection(pty.path)
+    original = fcntl.ioctl
+
+    def ioctl(fd: int, request: int, *rest: Any) -> Any:
+        return (5).to_bytes(4, "little") if request == termios.TIOCOUTQ else original(fd, request, *rest)
+
+    with no_leak():
+        assert connection.try_connect()
+        monkeypatch.setattr(fcntl, "ioctl", ioctl)
+        began = time.monotonic()
+        connection.disconnect()
+        assert 0.2 <= time.monotonic() - began < 0.2 + STOP_WITHIN
+
+
+def test_a_port_that_has_nothing_to_read_after_all_is_waited_for_again(
+    pty: Pty, connection: SerialConnection, hearer: Hearer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = connection._listener.serial.fileno()  # type: ignore[union-attr]
+    original, surprises = os.read, [BlockingIOError()]
+
+    def read(fd: int, size: int) -> bytes:
+        if fd == number and surprises:
+            raise surprises.pop()
+        return original(fd, size)
+
+    monkeypatch.setattr(os, "read", read)
+    pty.send(b"x")
+    hearer.wait_for_data(b"x")
+    assert surprises == []
+
+
+def test_without_eventfd_a_pipe_does(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "eventfd", raising=False)
+    connection = SerialConnection(pty.path)
+    hearer = Hearer(connection)
+    with no_leak():
+        for _ in range(3):
+            assert connection.try_connect()
+            pty.send(b"x")
+            hearer.wait_for(lambda: hearer.names[-1] == "data")
+            writer = Caller(lambda: connection.write(bytes(1_000_000)))
+            wait_until(lambda: connection._listener.line._writers > 0, "it waits for room")  # type: ignore[union-attr]
+            connection.disconnect()
+            with pytest.raises(ConnectionException):
+                writer.join()
+            os.read(pty.master or 0, 65536)
+
+
+def test_without_termios_every_port_is_read_by_its_own_methods(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.setitem(sys.modules, "termios", None)
+    there = runpy.run_path(descriptor_line.__file__)
+    assert there["is_plain"](serial.serial_for_url(pty.path, do_not_open=True)) is False
+    monkeypatch.undo()
+    monkeypatch.delattr(select, "poll")
+    there = runpy.run_path(descriptor_line.__file__)
+    assert there["is_plain"](serial.serial_for_url(pty.path, do_not_open=True)) is False
+    monkeypatch.undo()
+    monkeypatch.setattr(descriptor_line, "_POSIX", False)
+    connection = SerialConnection(pty.path, exclusive=True)
+    hearer = Hearer(connection)
+    with no_leak():
+        assert connection.try_connect()
+        pty.send(b"x")
+        hearer.wait_for_data(b"x")
+        assert connection.write(b"y") == 1
+        assert pty.receive(1) == b"y"
         connection.teardown()
 
 

@@ -403,6 +403,22 @@ def test_a_line_that_falls_silent_while_its_receiver_is_busy_raises_the_alarm_af
     assert "nothing came from it" in str(hearer.alarms[0])
 
 
+@pytest.mark.parametrize("how", ["pull", "silence"])
+def test_after_a_relief_a_loss_is_told_once(pty: Pty, how: str) -> None:
+    """The stand-in waits for the same line still, and may be the first to see its end."""
+    for _ in range(5):
+        _, stall, hearer = stalled(pty, idle_timeout=0.1)
+        stall.go_on.set()
+        pty.send(b"?")
+        hearer.wait_for_data(b"!?")
+        if how == "pull":
+            pty.pull()
+            pty.plug()
+        hearer.wait_for_event("alarm")
+        wait_until(lambda: library_threads() == [], "nothing is left")
+        assert hearer.names == ["opened", "data", "closed", "alarm"]
+
+
 def test_a_slow_receiver_of_opened_costs_no_data_either(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
     begun, go_on = threading.Event(), threading.Event()

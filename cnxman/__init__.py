@@ -11,7 +11,7 @@ from cnxman.basics import Connection, ConnectionException, ConnectionManager, Co
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection, SerialListener
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "Connection",

@@ -17,10 +17,11 @@ from cnxman._connection import Connection, ConnectionException
 from cnxman._inputs import Alarm, Inputs
 from cnxman._observed import ConnectionState, Observed
 from cnxman._recovery import Recovery
+from cnxman._statistics import ManagerStatistics
 from cnxman.logging import FirstThenDebug, loggable_class
 from cnxman.retry import RetryPolicy
 
-__all__ = ["Connection", "ConnectionException", "ConnectionManager", "ConnectionState"]
+__all__ = ["Connection", "ConnectionException", "ConnectionManager", "ConnectionState", "ManagerStatistics"]
 
 
 @loggable_class()

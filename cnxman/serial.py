@@ -21,11 +21,11 @@ from cnxman._descriptor_line import keep_others_out
 from cnxman._line import Line, close_port
 from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
-from cnxman._statistics import SerialStatistics
+from cnxman._statistics import DriverCounts, SerialStatistics
 from cnxman.basics import ConnectionException
 from cnxman.logging import FirstThenDebug, loggable_class
 
-__all__ = ["SerialConnection", "SerialListener"]
+__all__ = ["DriverCounts", "SerialConnection", "SerialListener", "SerialStatistics"]
 
 SerialListener.__module__ = __name__  # documented and shown under the name of the module that hands it on
 

@@ -423,9 +423,13 @@ def test_ctrl_c_in_an_attempt() -> None:
     gate = Gate()
     connection = Script(gate, True)
     manager = ConnectionManager(connection, retry=NEVER)
-    sender = Caller(lambda: gate.begun.wait(BOUND) and os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        manager.connect()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a shell's background
+    try:
+        sender = Caller(lambda: gate.begun.wait(BOUND) and os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            manager.connect()
+    finally:
+        signal.signal(signal.SIGINT, before)
     sender.join()
     assert manager.state == "disconnected"
     manager.connect()

@@ -187,9 +187,13 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name.startswith("cnxman")]
 
 
-def run_script(script: str, *arguments: str, timeout: float = 30) -> dict[str, Any]:
-    """Run a script in a process of its own; what it prints last is its result, in JSON."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+def run_script(script: str, *arguments: str, as_nobody: bool = False, timeout: float = 30) -> dict[str, Any]:
+    """Run a script in a process of its own; what it prints last is its result, in JSON.
+
+    One that becomes nobody can't write down what it covers.
+    """
+    left_out = "COVERAGE_PROCESS" if as_nobody else "\0"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, *arguments],

@@ -181,3 +181,24 @@ def test_a_closed_lines_numbers_are_left_alone_and_a_socket_stays_the_parents() 
     assert "belongs to the process" in found["write"]
     assert found["mine"] is True
     assert found["alarms"] == 0
+
+
+CLOSED_BY_ITS_OWNER = (
+    PREAMBLE
+    + """
+import serial
+from cnxman._descriptor_line import DescriptorLine
+port = serial.Serial(pty.path)
+line = DescriptorLine(port, None)  # and nobody has noticed yet that its owner has closed it
+port.close()
+found, end = in_child(lambda: {"open": line.is_open, "held": links().count(pty.device)})
+end()
+line.close()
+pty.close()
+print(json.dumps(found))
+"""
+)
+
+
+def test_a_port_that_its_owner_has_closed_is_left_alone() -> None:
+    assert run_script(CLOSED_BY_ITS_OWNER) == {"open": False, "held": 0}

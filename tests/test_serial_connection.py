@@ -344,7 +344,7 @@ def test_a_port_that_is_kept_by_tiocexcl_is_busy_to_those_who_are_not_root(pty: 
     holder = os.open(pty.device, os.O_RDWR | os.O_NOCTTY)
     try:
         fcntl.ioctl(holder, termios.TIOCEXCL)
-        found = run_script(OPEN_AS_NOBODY, pty.device)
+        found = run_script(OPEN_AS_NOBODY, pty.device, as_nobody=True)
     finally:
         os.close(holder)
     assert found == {**found, "opened": False, "errno": errno.EBUSY, "threads": [], "descriptors": 3}
@@ -354,9 +354,9 @@ def test_a_port_that_is_kept_by_tiocexcl_is_busy_to_those_who_are_not_root(pty: 
 def test_a_connection_keeps_others_out_until_it_is_closed(pty: Pty, connection: SerialConnection) -> None:
     """Also those who ask for no lock: TIOCEXCL."""
     os.chmod(pty.device, 0o666)
-    assert run_script(OPEN_AS_NOBODY, pty.device)["errno"] == errno.EBUSY
+    assert run_script(OPEN_AS_NOBODY, pty.device, as_nobody=True)["errno"] == errno.EBUSY
     connection.disconnect()
-    assert run_script(OPEN_AS_NOBODY, pty.device)["opened"]
+    assert run_script(OPEN_AS_NOBODY, pty.device, as_nobody=True)["opened"]
 
 
 @pytest.mark.parametrize(("mode", "words"), [(0o600, "only its owner may"), (0o060, "usermod -a -G")])
@@ -364,7 +364,7 @@ def test_a_forbidden_port_is_false_with_a_hint(pty: Pty, mode: int, words: str) 
     os.chmod(pty.device, mode)
     if os.geteuid() != 0 and mode == 0o600:
         os.chmod(pty.device, 0)
-    found = run_script(OPEN_AS_NOBODY, pty.device)
+    found = run_script(OPEN_AS_NOBODY, pty.device, as_nobody=True)
     assert found == {**found, "opened": False, "errno": errno.EACCES, "threads": [], "descriptors": 3}
     assert words in found["error"]
 

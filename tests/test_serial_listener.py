@@ -335,6 +335,37 @@ def test_nor_does_it_read_a_port_that_was_opened_in_place_of_its_own_while_a_rec
     assert ear.order == ["data", "error"]
 
 
+class SaysThatItIsOpen(serial.Serial):
+    """As pyserial's own for a moment: closing takes the descriptors first, and only then says so."""
+
+    def close(self) -> None:
+        was_open = self.fd is not None
+        super().close()
+        self.is_open = was_open
+
+
+def test_a_port_that_is_just_being_closed_by_its_owner_is_not_waited_for_again(pty: Pty) -> None:
+    with no_leak():
+        port = SaysThatItIsOpen(pty.path)
+        listener = SerialListener(port)
+        ear = Ear(listener)
+        listener.start()
+        pty.send(b"x")
+        ear.wait_for_data(b"x")
+        wait_until_asleep(listener)
+        port.close()
+        assert "closed by another part of this program" in str(ear.wait_for_error())
+        assert ended(listener)
+
+
+def wait_until_asleep(thread: threading.Thread) -> None:
+    def asleep() -> bool:
+        with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] == "S"
+
+    wait_until(asleep, "the listener waits for data")
+
+
 def test_cancel_read_is_nothing_to_the_listener(pty: Pty) -> None:
     with no_leak():
         port = serial.Serial(pty.path)

@@ -15,7 +15,7 @@ class Scenario(NamedTuple):
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(limit: float = 30, long: bool = False) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def scenario(limit: float = 90, long: bool = False) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Enters the function that it decorates among the scenarios, under the function's name."""
 
     def enter(body: Callable[[], None]) -> Callable[[], None]:

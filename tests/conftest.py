@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ import pytest
 from cnxman._threads import LibraryThread
 
 PATIENCE = 5.0
+
+# A shell that starts the tests in the background, or `nohup`, has these ignored, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def held() -> tuple[set[threading.Thread], int]:

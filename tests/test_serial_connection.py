@@ -1174,7 +1174,7 @@ def test_without_eventfd_a_pipe_does(pty: Pty, monkeypatch: pytest.MonkeyPatch) 
         for _ in range(3):
             assert connection.try_connect()
             pty.send(b"x")
-            hearer.wait_for(lambda: hearer.names[-1] == "data")
+            hearer.wait_for(lambda: hearer.names[-1:] == ["data"])
             writer = Caller(lambda: connection.write(bytes(1_000_000)))
             wait_until(lambda: connection._listener.line._writers > 0, "it waits for room")  # type: ignore[union-attr]
             connection.disconnect()

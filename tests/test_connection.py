@@ -103,6 +103,7 @@ def test_what_it_keeps() -> None:
     assert error.inner is error.__cause__ is inner
     assert error.args == ("the port is busy", inner)
     assert (str(error), error.message, error.errno) == ("the port is busy", "the port is busy", 16)
+    assert error.written == 0
     assert isinstance(error, Exception)
 
 
@@ -157,6 +158,7 @@ def test_one_within_another_survives_pickling() -> None:
 )
 def test_from_exception_names_type_and_text(inner: Exception, message: str) -> None:
     error = ConnectionException.from_exception(inner)
+    assert str(error.from_exception(inner)) == message
     assert type(error) is ConnectionException
     assert str(error) == message
     assert error.inner is error.__cause__ is inner
@@ -182,6 +184,8 @@ NUMBERS = {
     "one's own before one's cause's": (chained(OSError(13, "Permission denied"), cause=EIO), 13),
     "none at all": (chained(ValueError("no"), cause=KeyError("no")), None),
     "an OSError without": (OSError("no number"), None),
+    "an argument that only looks like one": (ValueError(5), None),
+    "the same of another module": (type("Odd", (Exception,), {"__module__": "zzz"})(5), None),
     "a number that is none": (chained(type("Odd", (Exception,), {"errno": "five"})(), cause=EIO), 5),
 }
 if termios is not None:

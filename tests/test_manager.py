@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from automat import NoTransition
 from automat._methodical import MethodicalState
-from manager_kit import BOUND, NEVER, Caller, Ear, Gate, Script, wait_until, wait_until_waiting
+from manager_kit import BOUND, NEVER, Caller, Ear, Gate, Script, in_line, wait_until, wait_until_waiting
 from pydispatch import dispatcher
 
 from cnxman._manual_clock import ManualClock
@@ -292,6 +292,19 @@ def test_after_a_return_attempts_follow_each_other_quickly_for_a_while(clock: Ma
         assert connection.attempts == before + 1
 
 
+def test_a_thing_that_flaps_after_its_return_is_not_hammered(clock: ManualClock) -> None:
+    """Quick attempts are for a thing that is not ready yet; one that was connected waits as the policy says."""
+    connection = Thing(False)
+    with ConnectionManager(connection, retry=NEVER) as manager:
+        connection.outcomes = [True, False]
+        connection.there = True
+        clock.advance(0.05)
+        assert (manager.state, connection.attempts) == ("connected", 2)
+        connection.raise_alarm()
+        clock.advance(4)
+        assert (manager.state, connection.attempts) == ("recovering", 2)
+
+
 @pytest.mark.parametrize("there", [None, RuntimeError("no idea")])
 def test_where_presence_cannot_be_told_only_time_counts(clock: ManualClock, there: object) -> None:
     connection = Thing(False, there=there)
@@ -401,6 +414,39 @@ def test_why_a_line_was_lost_when_nobody_says(clock: ManualClock) -> None:
         connection.raise_alarm()
         clock.advance(0)
         assert str(manager.last_error) == "the connection raised the alarm"
+
+
+def test_a_flood_of_alarms_takes_one_place_in_line(clock: ManualClock) -> None:
+    connection = Script(True)
+
+    def attempt() -> bool:
+        for _ in range(1000):
+            connection.raise_alarm()
+        assert in_line(manager) == ["alarm"]
+        return True
+
+    connection.outcomes = [attempt, True]
+    manager = ConnectionManager(connection, retry=NEVER)
+    ear = Ear(manager)
+    with manager:
+        clock.advance(0)
+    assert ear.states == ["connecting", "connected", "recovering", "torndown"]
+
+
+@pytest.mark.parametrize("end", ["ready", "disconnected", "torndown"])
+def test_an_alarm_about_what_is_not_kept_up_costs_no_thread(
+    end: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = Script(True)
+    manager = ConnectionManager(connection, retry=NEVER)
+    if end != "ready":
+        manager.connect()
+        (manager.disconnect if end == "disconnected" else manager.teardown)()
+    started: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", started.append)
+    connection.raise_alarm()
+    assert (manager.state, started, in_line(manager)) == (end, [], [])
+    assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
 def test_an_alarm_sent_by_pydispatcher_counts_once(clock: ManualClock) -> None:

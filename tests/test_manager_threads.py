@@ -29,7 +29,8 @@ from manager_kit import (
     worker_of,
 )
 
-from cnxman._inputs import Inputs
+from cnxman._inputs import Inputs, Worker
+from cnxman._manual_clock import ManualClock
 from cnxman._threads import LibraryThread
 from cnxman.basics import Connection, ConnectionManager
 from cnxman.retry import RetryPolicy
@@ -73,6 +74,79 @@ def test_inputs_run_in_the_order_they_came() -> None:
         *("try_connect", "disconnect", "teardown"),
     ]
     assert len(set(connection.threads)) == 6, "each caller runs its own input"
+
+
+@pytest.mark.parametrize("call", ["connect", "disconnect", "teardown"])
+def test_a_retry_that_stands_behind_a_call_is_off(call: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Its time came while something else ran; the call before it in line ends the wait that it belongs to."""
+    told, go = threading.Event(), threading.Event()
+
+    def busy(state: str) -> None:
+        if state == "recovering" and not told.is_set():
+            told.set()
+            assert go.wait(BOUND)
+
+    with ManualClock() as clock:
+        connection = Script(False)
+        manager = ConnectionManager(connection, retry=RetryPolicy(5, 1, 5, 0))
+        manager.subscribe(busy)
+        first = Caller(manager.connect)
+        assert told.wait(BOUND)
+        second = Caller(getattr(manager, call))
+        wait_in_line(manager, call)
+        clock.advance(5)
+        assert in_line(manager) == [call, "retry"]
+        go.set()
+        all_join([first, second])
+        clock.advance(4)
+        attempts = 2 if call == "connect" else 1
+        assert connection.attempts == attempts
+        assert manager.state == {"connect": "recovering", "disconnect": "disconnected", "teardown": "torndown"}[call]
+        manager.teardown()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_return_that_is_seen_too_late(caplog: pytest.LogCaptureFixture) -> None:
+    """While the worker looks for the thing somebody disconnects; then it is back, and nobody wants it any more."""
+    callers: list[Caller] = []
+
+    class Returning(Script):
+        there = False
+
+        def presence(self) -> bool:
+            if threading.current_thread() is worker_of(manager):
+                callers.append(Caller(manager.disconnect))
+                wait_until(lambda: manager.state == "disconnected", "it is disconnected")
+                self.there = True
+            return self.there
+
+    connection = Returning(False)
+    manager = ConnectionManager(connection, retry=NEVER)
+    manager.connect()
+    wait_until(lambda: bool(callers), "somebody disconnects")
+    all_join(callers)
+    assert (manager.state, connection.attempts, in_line(manager)) == ("disconnected", 1, [])
+    assert worker_of(manager) is None
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("call", ["disconnect", "teardown"])
+def test_when_it_returns_the_thread_has_ended(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only left its work: a thread that is slow to end is waited for."""
+    work = Worker.run
+
+    def slowly(worker: Worker) -> None:
+        work(worker)
+        threading.Event().wait(0.1)
+
+    monkeypatch.setattr(Worker, "run", slowly)
+    manager = ConnectionManager(Script(True), retry=NEVER)
+    manager.connect()
+    worker = worker_of(manager)
+    getattr(manager, call)()
+    assert worker is not None
+    assert not worker.is_alive()
+    manager.teardown()
 
 
 @pytest.mark.parametrize("when", ["connecting", "connected", "recovering", "disconnected", "torndown"])

@@ -62,6 +62,7 @@ def test_each_argument_that_is_named_and_no_other(sender: Script, tell: Tell) ->
         lambda sender: heard.append(sender),
         lambda signal, error: heard.append((signal, error)),
         lambda *, error: heard.append(("keyword only", error)),
+        lambda error, *, sender: heard.append(("both", error, sender)),
         lambda other=7: heard.append(other),
         lambda **named: heard.append(set(named)),
         lambda *args: heard.append(args),
@@ -75,6 +76,7 @@ def test_each_argument_that_is_named_and_no_other(sender: Script, tell: Tell) ->
         sender,
         (ALARM, "E"),
         ("keyword only", "E"),
+        ("both", "E", sender),
         7,
         {"sender", "signal", "error", "unused"},
         (),
@@ -155,6 +157,15 @@ def test_only_that_signal_from_that_sender(sender: Script, tell: Tell) -> None:
     other.subscribe(lambda: heard.append("another sender"))
     tell()
     assert heard == ["the alarm", "any signal"]
+
+
+def test_signals_that_are_equal_are_the_same(sender: Script) -> None:
+    """A signal of one's own may be a text, or anything else that has a hash."""
+    one, other = Collects(), Collects()
+    sender.subscribe(one.method, "".join(["al", "arm"]))
+    signals.listen(sender, other.method, "".join(["al", "arm"]))
+    signals.send(sender, "".join(["ala", "rm"]), error=1)
+    assert one.heard == other.heard == [1]
 
 
 def test_those_who_joined_by_pydispatcher_hear_too(sender: Script, tell: Tell) -> None:
@@ -261,6 +272,16 @@ def test_undo(sender: Script, tell: Tell) -> None:
     tell()
     assert heard == [1]
     assert not sender.__dict__["_subscribed"]
+
+
+def test_the_last_one_leaves(sender: Script, tell: Tell) -> None:
+    one, other = Collects(), Collects()
+    sender.subscribe(one)
+    undo = sender.subscribe(other)
+    tell(error=1)
+    undo()
+    tell(error=2)
+    assert (one.heard, other.heard) == ([1, 2], [1])
 
 
 def test_twice_subscribed_ends_when_both_are_ended(sender: Script, tell: Tell) -> None:

@@ -143,7 +143,8 @@ class Conversation(PortControls):
         Raises:
             TypeError: if it is no framer.
         """
-        if not (callable(getattr(framer, "feed", None)) and callable(getattr(framer, "reset", None))):
+        methods = (getattr(framer, "feed", None), getattr(framer, "reset", None))
+        if isinstance(framer, type) or not all(callable(method) for method in methods):
             raise TypeError(f"a framer has feed(data) and reset(); {framer!r} has not")
 
         def begin_anew() -> None:

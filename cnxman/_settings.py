@@ -27,6 +27,10 @@ class Settings(TypedDict, total=False):
     write_timeout: float | None
 
 
+MOST_BAUD = 2**31 - 1
+"""The highest baud rate that the kernel's call can be given."""
+
+
 def check(settings: Settings) -> None:
     """Have pyserial check settings, without opening anything.
 
@@ -41,8 +45,8 @@ def check(settings: Settings) -> None:
         probe = serial.Serial(None)
         try:
             setattr(probe, name, value)
-            if not probe.baudrate:
-                raise ValueError("this would hang up")
+            if not 0 < probe.baudrate <= MOST_BAUD:
+                raise ValueError("this would hang up, or is more than a port can be told")
             if name.endswith("timeout") and isinstance(value, (int, float)) and not value <= LONGEST:
                 raise ValueError("who would wait for so long?")
         except (ValueError, TypeError, OverflowError) as error:

@@ -126,7 +126,7 @@ def test_a_receiver_that_hangs_up_hears_no_further_frame_once_it_was_given_up(
     assert ear.frames == [b"1"]
 
 
-@pytest.mark.parametrize("no_framer", [None, b"\n", object()])
+@pytest.mark.parametrize("no_framer", [None, b"\n", object(), Lines])
 def test_what_is_no_framer_is_refused(no_framer: object) -> None:
     with pytest.raises(TypeError, match="framer"):
         SerialConnection("/dev/ttyS0").add_framer(no_framer)  # type: ignore[arg-type]

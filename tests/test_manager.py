@@ -260,6 +260,30 @@ def test_what_stays_there_is_no_return(clock: ManualClock) -> None:
         assert connection.attempts == 2
 
 
+def test_one_that_came_during_the_attempt_that_found_it_does_not_come_again_when_it_is_lost(clock: ManualClock) -> None:
+    def attempt() -> bool:
+        connection.there = "one"
+        return True
+
+    connection = Thing(False)
+    connection.outcomes = [attempt, False]
+    with ConnectionManager(connection, retry=NEVER) as manager:
+        assert manager.is_connected
+        connection.raise_alarm()
+        clock.advance(10)
+        assert connection.attempts == 1
+
+
+def test_one_that_was_out_and_in_before_its_loss_was_dealt_with_is_found_at_once(clock: ManualClock) -> None:
+    connection = Thing(True, False, there="one")
+    with ConnectionManager(connection, retry=NEVER) as manager:
+        assert manager.is_connected
+        connection.there = "another"
+        connection.raise_alarm()
+        clock.advance(0.05)
+        assert connection.attempts == 2
+
+
 def test_going_is_no_return(clock: ManualClock) -> None:
     connection = Thing(False, there="one")
     with ConnectionManager(connection, retry=NEVER):

@@ -106,7 +106,7 @@ def test_managers_that_call_each_other_are_waited_for(clock: ManualClock) -> Non
     first = ConnectionManager(Script(False), retry=FIXED)
     for manager, following in zip([first, *managers], managers, strict=False):
         manager.subscribe(lambda state, each=following: state == "connected" and each.connection.raise_alarm())
-    for manager in [first, *managers]:
+    for manager in reversed([first, *managers]):  # so that none is waited for after the one that calls it
         manager.connect()
         manager.connection.outcomes = [True]  # type: ignore[attr-defined]
     for manager in managers:

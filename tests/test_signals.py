@@ -374,6 +374,23 @@ def test_a_snapshot_is_told(sender: Script, tell: Tell) -> None:
     assert heard == ["staying", "joined"]
 
 
+def test_who_leaves_while_it_is_found_out_who_hears_keeps_nobody_from_hearing(sender: Script) -> None:
+    """As another thread might at any moment; here it is the comparing of the signal that makes somebody leave."""
+    heard: list[str] = []
+
+    class Leaving:
+        def __eq__(self, other: object) -> bool:
+            undo()
+            return self is other
+
+        __hash__ = object.__hash__
+
+    undo = sender.subscribe(lambda: heard.append("left"), signal := Leaving())
+    sender.subscribe(lambda: heard.append("stayed"), signal)
+    signals.send(sender, signal)
+    assert "stayed" in heard
+
+
 # -- what receivers raise ----------------------------------------------------------------------------------------
 
 

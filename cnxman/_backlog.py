@@ -249,7 +249,6 @@ class Lookout(LibraryThread):
         self.change = threading.Condition(_lookout_lock)
         self._over = threading.Lock()
         self._over.acquire()
-        _fork.leave_to_parent(self)
 
     def run(self) -> None:
         """Look every `LOOK_EVERY` seconds; sleep while there is nothing to look at."""
@@ -262,11 +261,6 @@ class Lookout(LibraryThread):
             with self.change:
                 self.watched -= {backlog for backlog in looked_at if not backlog.watched}
 
-    def leave_to_parent(self) -> None:
-        """In a forked child there is no such thread; one will be started with the child's own first line."""
-        global _lookout, _lookout_lock
-        _lookout, _lookout_lock = None, threading.Lock()
-
     def dismiss(self) -> None:
         """End soon. The lock is held."""
         self._over.release()
@@ -275,6 +269,15 @@ class Lookout(LibraryThread):
 
 _lookout_lock = threading.Lock()
 _lookout: Lookout | None = None
+
+
+def _begin_anew(_: object) -> None:
+    """In a forked child there is no lookout; one will be started with the child's own first line."""
+    global _lookout, _lookout_lock
+    _lookout, _lookout_lock = None, threading.Lock()
+
+
+_fork.in_child(Lookout, _begin_anew)
 
 
 def _watch(backlog: Backlog) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import serial
 
-from cnxman import _faults
+from cnxman import _faults, _fork
 from cnxman._line import CHUNK, WriteTurn, close_port, closed
 
 _Result = TypeVar("_Result")
@@ -34,6 +34,7 @@ class CallLine:
         self._telling = False
         self._lost: Exception | None = None
         self._limit_reads()
+        _fork.in_child(self, CallLine.leave_to_parent)
 
     @property
     def is_open(self) -> bool:
@@ -114,6 +115,11 @@ class CallLine:
 
     def stop(self) -> None:
         """Make reads and writes return soon."""
+        self._stopped.set()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: it is closed; the port itself is left by `cnxman._line.leave_port`."""
+        self._stopped = threading.Event()  # the lock of the other one may be held for ever
         self._stopped.set()
 
     def close(self) -> None:

@@ -98,7 +98,7 @@ class DescriptorLine:
         self._writers = 0
         self._turn = WriteTurn()
         self._bell = _Bell()
-        _fork.leave_to_parent(self)
+        _fork.in_child(self, DescriptorLine.leave_to_parent)
 
     @property
     def is_open(self) -> bool:
@@ -265,17 +265,12 @@ class DescriptorLine:
             self._end.wait_for(lambda: self.stopped, timeout)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: close the copies of the descriptors, and let neither lock nor port know."""
+        """In a forked child: it is closed; the port itself is left by `cnxman._line.leave_port`."""
         was_closed, self.stopped, self.closed = self.closed, True, True
-        if was_closed or self._is_socket:
-            return  # a socket's copy hinders nobody, and its owner would close the number once more
-        for name in ("fd", "pipe_abort_read_r", "pipe_abort_read_w", "pipe_abort_write_r", "pipe_abort_write_w"):
-            number = getattr(self.port, name, None)
-            if number is not None:
-                os.close(number)
-                setattr(self.port, name, None)
-        self.port.is_open = False
-        self._bell.close()
+        if not was_closed:
+            self._bell.close()
+        if self.lock.locked():  # by a thread that is not here, while the listener's may be
+            self.lock.release()
 
     def stop(self) -> None:
         """Make reads and writes return soon."""

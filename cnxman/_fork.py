@@ -1,30 +1,45 @@
 """After a fork, a line belongs to the parent.
 
 The child has a copy of each descriptor, and with it of the lock on the port: it would keep the port taken after the
-parent has let go of it. It has none of the threads, and may have locks that nobody will ever release. So in the child
-every copy is closed, without a lock and without a word to the port, and whoever uses such a line is told.
+parent has let go of it, or has died. It has none of the threads, and may have locks that nobody will ever release. So
+in the child every copy is closed, without a lock and without a word to the port, and whoever uses such a line is told.
+
+While one thread opens or closes a port, its descriptor is open without being known for a moment. A fork on another
+thread waits for the end of that moment.
 """
 
+import contextlib
+import logging
 import os
+import threading
 import weakref
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from cnxman._connection import ConnectionException
 
+_logger = logging.getLogger(__name__)
+_What = TypeVar("_What")
 
-class LeftToParent(Protocol):
-    """Something that must not be used in a child."""
+LONGEST_WAIT = 1.0
+"""How long, in seconds, a fork waits for ports that are being opened or closed: a driver may take for ever."""
 
-    def leave_to_parent(self) -> None:
-        """In the child, right after the fork, with no other thread running: take no lock."""
+_known: dict[int, tuple["weakref.ref[Any]", Callable[[Any], None]]] = {}
+"""By `id`: whoever inherits from a connection may compare as it likes, and be hashable or not."""
+
+_change = threading.Condition()
+_openers: list[int] = []
+"""The threads that are within `held_off` now; guarded by `_change`."""
 
 
-_known: "weakref.WeakSet[LeftToParent]" = weakref.WeakSet()
+def in_child(what: _What, do: Callable[[_What], None]) -> None:
+    """Have `do(what)` called in every child that is forked while `what` lives.
 
-
-def leave_to_parent(what: LeftToParent) -> None:
-    """Have `what.leave_to_parent()` called in every child forked from now on."""
-    _known.add(what)
+    It is called right after the fork, with no other thread running, in the order in which this was asked for. It must
+    take no lock that another thread may have held.
+    """
+    number, forget = id(what), _known.pop
+    _known[number] = (weakref.ref(what, lambda _: forget(number, None)), do)
 
 
 def not_here(what: str) -> ConnectionException:
@@ -33,11 +48,43 @@ def not_here(what: str) -> ConnectionException:
     return ConnectionException(message, ConnectionError(message))
 
 
+@contextlib.contextmanager
+def held_off() -> Iterator[None]:
+    """Within this, no other thread forks (unless it lasts longer than `LONGEST_WAIT`)."""
+    me = threading.get_ident()
+    with _change:
+        _openers.append(me)
+    try:
+        yield
+    finally:
+        with _change:
+            _openers.remove(me)
+            _change.notify_all()
+
+
+def _before() -> None:
+    me = threading.get_ident()
+    _change.acquire()
+    _change.wait_for(lambda: all(opener == me for opener in _openers), LONGEST_WAIT)
+
+
+def _in_parent() -> None:
+    _change.release()
+
+
 def _in_child() -> None:
-    for what in list(_known):
-        what.leave_to_parent()
-    _known.clear()
+    global _change  # noqa: PLW0603 (its lock is the parent's)
+    me = threading.get_ident()
+    _change = threading.Condition()
+    _openers[:] = [opener for opener in _openers if opener == me]
+    for known, do in list(_known.values()):
+        what = known()
+        try:
+            if what is not None:
+                do(what)
+        except Exception:
+            _logger.exception("%r could not be left to the parent", what)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -18,6 +18,7 @@ import logging
 import threading
 from collections import deque
 
+from cnxman import _fork
 from cnxman._line import CHUNK
 from cnxman._listener import SerialListener
 from cnxman.basics import ConnectionException
@@ -61,6 +62,7 @@ class Inbox:
             connection.subscribe(self._on_opened, signals.OPENED),
             connection.subscribe(self._on_data, signals.DATA_RECEIVED),
         ]
+        _fork.in_child(self, Inbox.leave_to_parent)
 
     # -- who takes; with the lock held --------------------------------------------------------------------
 
@@ -103,6 +105,12 @@ class Inbox:
         with self.change:
             self.data.clear()
         self.finish(None)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child, after the connection: if that is the parent's, nothing more will come here."""
+        self.change = threading.Condition()
+        if self.connection._is_parents and not self.ended:
+            self.ended, self.error = True, _fork.not_here(repr(self.connection))
 
     def _leave(self) -> None:
         for undo in self._undo:

@@ -9,6 +9,7 @@ Which one it is is chosen once per port, in `cnxman._listener`.
 import contextlib
 import errno
 import logging
+import os
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import serial
+
+from cnxman import _fork
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -87,12 +90,41 @@ def closed() -> OSError:
     return OSError(errno.ENOTCONN, "the line was closed meanwhile")
 
 
+def open_port(port: serial.Serial) -> None:
+    """Open a port; after a fork it is the parent's."""
+    _fork.in_child(port, leave_port)
+    with _in_one_piece(port):
+        port.open()
+
+
 def close_port(port: serial.Serial) -> None:
     """Close a port, which may be lost. What closing raises then is of interest to nobody but a log."""
     network = getattr(port, "_socket", None)
     try:
-        port.close()
+        with _in_one_piece(port):
+            port.close()
     except Exception as error:
         _logger.debug("closing %s raised", port.port, exc_info=error)
     if isinstance(network, socket.socket):
         network.close()  # pyserial forgets to if the far end has reset the connection
+
+
+def _in_one_piece(port: serial.Serial) -> contextlib.AbstractContextManager[None]:
+    """No fork within, where that takes milliseconds; a network port may take seconds."""
+    return _fork.held_off() if isinstance(port, serial.Serial) else contextlib.nullcontext()
+
+
+def leave_port(port: serial.Serial) -> None:
+    """In a forked child: close the copies of the descriptors, without a word to the device or to the far end."""
+    for name in ("fd", "pipe_abort_read_r", "pipe_abort_read_w", "pipe_abort_write_r", "pipe_abort_write_w"):
+        number = getattr(port, name, None)
+        if number is not None:
+            setattr(port, name, None)
+            with contextlib.suppress(OSError):  # somebody was just closing it
+                os.close(number)
+    network = getattr(port, "_socket", None)
+    if isinstance(network, socket.socket):
+        # Or the port's own close, at the child's end, would shut down the parent's connection.
+        port._socket = None  # type: ignore[attr-defined]
+        network.close()
+    port.is_open = False

@@ -5,11 +5,11 @@ import warnings
 
 import serial as pyserial
 
-from cnxman import _faults, signals
+from cnxman import _faults, _fork, signals
 from cnxman._backlog import Backlog
 from cnxman._call_line import CallLine
 from cnxman._descriptor_line import DescriptorLine, is_plain
-from cnxman._line import close_port
+from cnxman._line import close_port, leave_port, open_port
 from cnxman._threads import LibraryThread
 from cnxman.basics import ConnectionException
 
@@ -63,6 +63,7 @@ class SerialListener(LibraryThread):
         """Set when `terminate()` was called, or the port is lost."""
         self.finished = threading.Event()
         """Set when nothing more will be told."""
+        _fork.in_child(self, SerialListener.leave_to_parent)
 
     @property
     def serial(self) -> pyserial.Serial:
@@ -135,14 +136,20 @@ class SerialListener(LibraryThread):
         self._finish()
         return receiver
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: nothing more is told here, not even if this is the thread that forked."""
+        self._lock = threading.Lock()
+        self.delivery.called_off = True
+
     # -- on the thread itself -----------------------------------------------------------------------------
 
     def _begin(self) -> None:
         port = self._serial
         line: DescriptorLine | CallLine
         try:
+            _fork.in_child(port, leave_port)
             if not port.is_open:
-                port.open()
+                open_port(port)
             if is_plain(port):
                 line = DescriptorLine(port, self._idle_timeout)
                 self._source = Backlog(line, self._buffer_size)

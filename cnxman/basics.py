@@ -5,6 +5,7 @@ inputs, transitions, and then what they do. Which thread runs what is told in `c
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
@@ -53,7 +54,7 @@ class ConnectionManager(Observed):
         self._complaint = FirstThenDebug()
         self._stop: BaseException | None = None
         signals.listen(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
-        _fork.leave_to_parent(self)
+        _fork.in_child(self, ConnectionManager.leave_to_parent)
 
     # -- what users call ----------------------------------------------------------------------------------
 
@@ -276,7 +277,9 @@ class ConnectionManager(Observed):
         """In a forked child: what was being kept up is the parent's business."""
         if self._inputs.is_busy:
             self._is_parents = True
-            self._inputs.leave_to_parent()
+            self._statistics.count_end()
+        self._inputs.leave_to_parent()
+        self._change = threading.Condition()
 
     # -- how ----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from cnxman import _faults, _fork, _settings, ports, signals
 from cnxman._connections_listener import ConnectionsListener
 from cnxman._conversation import Conversation
 from cnxman._descriptor_line import keep_others_out
-from cnxman._line import Line, close_port
+from cnxman._line import Line, close_port, open_port
 from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
 from cnxman._statistics import DriverCounts, SerialStatistics
@@ -121,10 +121,11 @@ class SerialConnection(Conversation):
         self._lock = threading.Lock()  # guards what is below; never held while anything is called
         self._listener: ConnectionsListener | None = None
         self._turn = 0  # which try_connect, disconnect or teardown was the last
+        self._is_dialled = False  # since the last disconnect or teardown
         self._is_parents = False
         self._presence = ports.Presence(port)
         self._complaint = FirstThenDebug()
-        _fork.leave_to_parent(self)
+        _fork.in_child(self, SerialConnection.leave_to_parent)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._port}>"
@@ -142,7 +143,7 @@ class SerialConnection(Conversation):
         """
         if self._is_parents:
             return self._fail(_fork.not_here(repr(self)))
-        turn, old = self._take_turn()
+        turn, old = self._take_turn(dialled=True)
         predecessor = self._hang_up(old)
         try:
             port = self._open()
@@ -176,7 +177,7 @@ class SerialConnection(Conversation):
         running is waited for, 5 seconds at most. (Called from a receiver on the listener's own thread it closes the
         port and returns; the thread ends once the receiver has returned.)
         """
-        _, listener = self._take_turn()
+        _, listener = self._take_turn(dialled=False)
         self._hang_up(listener)
 
     def teardown(self) -> None:
@@ -202,16 +203,17 @@ class SerialConnection(Conversation):
 
     # -- how ----------------------------------------------------------------------------------------------
 
-    def _take_turn(self) -> tuple[int, "ConnectionsListener | None"]:
+    def _take_turn(self, *, dialled: bool) -> tuple[int, "ConnectionsListener | None"]:
         """From now on, whatever an earlier call is still doing has been overtaken."""
         with self._lock:
             self._turn += 1
+            self._is_dialled = dialled
             return self._turn, self._listener
 
     def _open(self) -> pyserial.Serial:
         port = _settings.make_port(self._port, self._settings, self._exclusive, self._lines, self._rs485_mode)
         try:
-            port.open()
+            open_port(port)
             if self._exclusive:
                 keep_others_out(port)
         except BaseException:
@@ -319,11 +321,12 @@ class SerialConnection(Conversation):
         self._tally.chunks += 1
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the line, if there is one, is the parent's."""
-        if self._listener is not None or self._lock.locked():
-            self._is_parents = True
-            self._listener = None
-            self._lock, self._asking, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
+        """In a forked child: the line, if there is one or is to be one, is the parent's."""
+        self._lock, self._asking, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
+        self._presence = ports.Presence(self._port)
+        if self._is_dialled or self._listener is not None:
+            self._is_parents, self._listener = True, None
+            self._tally.count_end()
 
     def _log(self, level: int, message: str, *args: object) -> None:
         self.logger.log(level, message, *args, extra={"port": self._port})

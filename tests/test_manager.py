@@ -202,7 +202,7 @@ def test_attempts_are_bounded(clock: ManualClock) -> None:
     manager.teardown()
 
 
-@pytest.mark.parametrize(("held", "failures"), [(9.9, [1, 2, 3]), (10, [1, 1, 1])])
+@pytest.mark.parametrize(("held", "failures"), [(9.9, [1, 2, 3]), (10, [1, 1, 1]), (1000, [1, 1, 1])])
 def test_a_line_that_flaps_is_not_hammered(clock: ManualClock, held: float, failures: list[int]) -> None:
     connection = Script(True)
     manager = ConnectionManager(connection, retry=RetryPolicy(1, 2, 100, 0, reset_after=10))
@@ -295,6 +295,7 @@ def test_going_is_no_return(clock: ManualClock) -> None:
 def test_after_a_return_attempts_follow_each_other_quickly_for_a_while(clock: ManualClock) -> None:
     connection = Thing(False)
     with ConnectionManager(connection, retry=NEVER) as manager:
+        clock.advance(1000)
         connection.there = True
         clock.advance(0)
         assert connection.attempts == 2

@@ -457,6 +457,8 @@ def test_the_hint_for_a_port_server_that_acknowledges_no_modem_lines() -> None:
     error = serial.SerialException("Remote does not accept parameters")
     assert "add ign_set_control to the URL" in str(_faults.not_opened("rfc2217://host:1", error))
     assert "ign_set_control to" not in str(_faults.not_opened("rfc2217://host:1?ign_set_control", error))
+    assert "ign_set_control" not in str(_faults.not_opened("rfc2217://host:1", OSError(errno.ECONNREFUSED, "no")))
+    assert "ign_set_control" not in str(_faults.not_opened("socket://host:1", error))
 
 
 def test_a_receiver_may_hang_up_though_the_line_never_opened(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -639,6 +641,30 @@ def test_a_disconnect_while_the_loss_is_told_waits_and_keeps_the_alarm_back(pty:
     assert hearer.names == ["opened", "closed"]
 
 
+def test_a_disconnect_while_the_lost_port_is_closed_was_asked_for(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = SerialConnection(pty.path)
+    hearer = Hearer(connection)
+    original = serial.Serial.close
+    stops: list[Caller] = []
+
+    def close(port: serial.Serial) -> None:
+        original(port)
+        if not stops:
+            before = connection._turn
+            stops.append(Caller(connection.disconnect))
+            wait_until(lambda: connection._turn > before, "somebody hangs up")
+
+    with no_leak():
+        assert connection.try_connect()
+        hearer.wait_for_event("opened")
+        monkeypatch.setattr(serial.Serial, "close", close)
+        pty.pull()
+        hearer.wait_for_event("closed")
+        stops[0].join()
+    assert hearer.events == [("opened", None), ("closed", None)]
+    assert connection.last_error is None
+
+
 def test_a_teardown_while_the_alarm_is_told_waits_for_its_receivers(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
     begun, go_on = threading.Event(), threading.Event()
@@ -731,6 +757,40 @@ def test_a_manager_and_a_connection_that_nobody_holds_keep_the_line_up(serial_de
     found = held()
     assert found is not None
     found.teardown()
+
+
+class Beacon(Connection):
+    """Appears while it is connected for the first time, and stays where it is whatever happens."""
+
+    def __init__(self) -> None:
+        self.there: object = False
+        self.attempts = self.looks = 0
+
+    def try_connect(self) -> bool:
+        self.attempts += 1
+        self.there = "here"
+        return True
+
+    def disconnect(self) -> None:
+        pass
+
+    teardown = disconnect
+
+    def presence(self) -> object:  # type: ignore[override]
+        self.looks += 1
+        return self.there
+
+
+def test_what_stays_where_it_is_after_a_loss_is_not_taken_for_one_that_has_come_back() -> None:
+    beacon = Beacon()
+    with ConnectionManager(beacon, retry=RetryPolicy(1000, 1, 1000, 0)) as manager:
+        assert manager.is_connected
+        looks = beacon.looks
+        beacon.raise_alarm()
+        wait_until(lambda: beacon.looks >= looks + 4, "it was looked for")
+        assert beacon.attempts == 1
+        beacon.there = "there"
+        wait_until(lambda: beacon.attempts == 2, "it is tried at once")
 
 
 def test_what_is_forbidden_or_busy_at_first_is_tried_again(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,6 +316,17 @@ def test_two_connections_of_one_process_keep_each_other_out(connection: SerialCo
     second.teardown()
 
 
+def test_a_program_that_inherited_the_descriptor_keeps_nobody_out(connection: SerialConnection, pty: Pty) -> None:
+    number = connection._listener.serial.fileno()  # type: ignore[union-attr]
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[number]) as program:
+        connection.disconnect()
+        second = SerialConnection(pty.path)
+        opened = second.try_connect()
+        second.teardown()
+        program.communicate(b"end")
+    assert opened
+
+
 def test_without_exclusive_two_may_open_it(pty: Pty) -> None:
     first, second = (SerialConnection(pty.path, exclusive=None) for _ in range(2))
     with no_leak():
@@ -805,6 +816,32 @@ def test_a_receiver_that_dials_in_vain_and_hangs_up_does_not_wait_for_itself(
         connection.teardown()
     assert hearer.names == ["opened", "data", "closed"]
     assert len(warnings_of(caplog)) == 1, "the attempt in vain"
+
+
+def test_a_receiver_that_dials_while_there_are_no_threads_hears_both_lines_in_order_when_there_are(
+    pty: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = SerialConnection(pty.path)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def redial(data: bytes) -> None:
+        if data == b"again":
+            with monkeypatch.context() as patch:
+                patch.setattr(SerialListener, "start", refuse)
+                assert not connection.try_connect()
+            assert connection.try_connect()
+            wait_until(lambda: connection.is_connected, "the new line is up")
+
+    connection.subscribe(redial)
+    hearer = Hearer(connection)
+    with no_leak():
+        assert connection.try_connect()
+        pty.send(b"again")
+        hearer.wait_for_event("opened", 2)
+        connection.teardown()
+    assert hearer.names == ["opened", "data", "closed", "opened", "closed"]
 
 
 def test_lines_dialled_from_receivers_are_not_kept(pty: Pty) -> None:

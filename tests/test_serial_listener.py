@@ -300,6 +300,7 @@ def test_a_descriptor_that_became_somebody_elses_is_left_alone(pty: Pty) -> None
             assert reused == number
             fcntl.flock(reused, fcntl.LOCK_EX)
             second.send(b"for somebody else")
+            os.write(reused, b"from somebody else")
             ear.wait_for_error()
             assert ended(listener)
             assert ear.order == ["error"]
@@ -308,6 +309,7 @@ def test_a_descriptor_that_became_somebody_elses_is_left_alone(pty: Pty) -> None
             with pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.close(other)
+            assert second.receive(18) == b"from somebody else"
             os.close(reused)
 
 
@@ -377,6 +379,10 @@ def test_cancel_read_is_nothing_to_the_listener(pty: Pty) -> None:
         port.cancel_read()
         pty.send(b"two")
         ear.wait_for_data(b"onetwo")
+        wait_until_asleep(listener)
+        used = time.process_time()
+        time.sleep(0.2)  # during which nothing is to be done
+        assert time.process_time() - used < 0.1
         port.cancel_read()
         port.cancel_read()
         pty.send(b"three")
@@ -404,6 +410,44 @@ def test_a_port_that_is_ready_and_has_nothing_again_and_again_is_lost() -> None:
         error = ear.wait_for_error()
         assert ended(listener)
     assert "does another program read from it" in str(error)
+
+
+def test_a_port_that_has_nothing_now_and_then_is_not_lost(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only again and again without anything in between."""
+    with no_leak():
+        port = serial.Serial(pty.path)
+        listener = SerialListener(port)
+        ear = Ear(listener)
+        number, original, nothing = port.fileno(), os.read, [b""] * 60
+
+        def read(fd: int, size: int) -> bytes:
+            return nothing.pop() if fd == number and nothing else original(fd, size)
+
+        monkeypatch.setattr(os, "read", read)
+        listener.start()
+        for count in range(1, 4):
+            nothing[:] = [b""] * 60
+            pty.send(b"x")
+            ear.wait_for_data(b"x" * count)
+        listener.terminate()
+        assert ended(listener)
+    assert ear.errors == []
+
+
+def test_terminated_while_the_lost_port_is_closed_it_says_nothing(pty: Pty) -> None:
+    class Terminating(serial.Serial):
+        def close(self) -> None:
+            super().close()
+            listener.terminate()
+
+    with no_leak():
+        listener = SerialListener(Terminating(pty.path))
+        ear = Ear(listener)
+        listener.start()
+        assert listener.ready.wait(BOUND)
+        pty.pull()
+        assert ended(listener)
+    assert ear.order == []
 
 
 def test_two_that_read_the_same_port_share_its_bytes_and_neither_calls_it_lost(pty: Pty) -> None:

@@ -159,9 +159,6 @@ class SerialListener(LibraryThread):
             raise _faults.not_opened(str(port.port), error) from error
         with self._lock:
             self.line = line
-            terminated = self._terminated
-        if terminated:
-            line.stop()
         self.ready.set()
 
     def _listen(self) -> None:

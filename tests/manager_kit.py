@@ -152,18 +152,18 @@ class Caller:
         finally:
             self.done.set()
 
-    def join(self) -> object:
+    def join(self, timeout: float = BOUND) -> object:
         """What it returned, or raises what it raised."""
-        self.thread.join(BOUND)
+        self.thread.join(timeout)
         assert not self.thread.is_alive(), "deadlock: the call never returned"
         if self.error is not None:
             raise self.error
         return self.result
 
 
-def all_join(callers: list[Caller]) -> None:
+def all_join(callers: list[Caller], timeout: float = BOUND) -> None:
     for caller in callers:
-        caller.join()
+        caller.join(timeout)
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:

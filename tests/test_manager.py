@@ -50,6 +50,12 @@ def test_what_is_refused() -> None:
         ConnectionManager(Script(), retry=5)  # type: ignore[arg-type]
 
 
+def test_what_is_added_to_the_api_page_is_keyword_only() -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        ConnectionManager(Script(), RetryPolicy())  # type: ignore[misc]
+    assert ConnectionManager(connection=Script(), retry=RetryPolicy()).state == "ready"
+
+
 def test_states_are_strings_and_still_on_the_class() -> None:
     assert [str(state) for state in ConnectionState] == [
         "ready",

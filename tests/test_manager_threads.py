@@ -76,6 +76,29 @@ def test_inputs_run_in_the_order_they_came() -> None:
     assert len(set(connection.threads)) == 6, "each caller runs its own input"
 
 
+def test_a_connect_that_comes_after_an_alarm_is_a_new_attempt() -> None:
+    """Also while the success of the one before is still being told: only an attempt under way is joined."""
+    told, go = threading.Event(), threading.Event()
+    connection = Script(True)
+    manager = ConnectionManager(connection, retry=NEVER)
+
+    def busy(state: str) -> None:
+        if state == "connected" and not told.is_set():
+            told.set()
+            assert go.wait(BOUND)
+
+    manager.subscribe(busy)
+    first = Caller(manager.connect)
+    assert told.wait(BOUND)
+    connection.raise_alarm()
+    second = Caller(manager.connect)
+    wait_in_line(manager, "alarm", "connect")
+    go.set()
+    all_join([first, second])
+    assert (manager.state, connection.attempts) == ("connected", 2)
+    manager.teardown()
+
+
 @pytest.mark.parametrize("call", ["connect", "disconnect", "teardown"])
 def test_a_retry_that_stands_behind_a_call_is_off(call: str, caplog: pytest.LogCaptureFixture) -> None:
     """Its time came while something else ran; the call before it in line ends the wait that it belongs to."""
@@ -659,6 +682,7 @@ def test_a_signal_handler_may_call_the_manager_while_its_thread_waits() -> None:
 # -- storms ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(60 + 4 * SECONDS)
 @pytest.mark.parametrize("library", [False, True], ids=["users' threads", "the library's threads"])
 def test_eight_threads_at_once(library: bool) -> None:
     """Connecting, disconnecting and raising alarms at random, then racing teardowns."""
@@ -680,9 +704,9 @@ def test_eight_threads_at_once(library: bool) -> None:
             chance.choice(acts)()
 
     kind = LibraryCaller if library else Caller
-    all_join([kind(storm) for _ in range(8)])
+    all_join([kind(storm) for _ in range(8)], SECONDS + BOUND)
     all_join([kind(manager.teardown) for _ in range(8)])
-    Caller(manager.teardown).join()
+    Caller(manager.teardown).join(SECONDS + BOUND)  # the library's threads have left it a long line
     torn.set()
     attempts = connection.attempts
     assert manager.state == "torndown"

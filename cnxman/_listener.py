@@ -140,6 +140,9 @@ class SerialListener(LibraryThread):
         """In a forked child: nothing more is told here, not even if this is the thread that forked."""
         self._lock = threading.Lock()
         self.delivery.called_off = True
+        self.ready, self.ending, self.finished = threading.Event(), threading.Event(), threading.Event()
+        for event in (self.ready, self.ending, self.finished):  # the locks of the old ones may be held for ever
+            event.set()
 
     # -- on the thread itself -----------------------------------------------------------------------------
 

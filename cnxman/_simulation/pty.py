@@ -8,6 +8,8 @@ import shutil
 import struct
 import tempfile
 
+from cnxman import _fork
+
 try:
     import fcntl
     import termios
@@ -45,6 +47,7 @@ class PseudoTerminal:
             raise
         finally:
             os.close(slave)  # the first hang-up: before it, the master can't tell that nobody has the port open
+        _fork.in_child(self, PseudoTerminal.leave_to_parent)
 
     def state(self) -> int:
         """Return what `poll` says about the master: POLLHUP for as long as nobody has the port open."""
@@ -94,7 +97,15 @@ class PseudoTerminal:
 
     def close(self) -> None:
         """Hang up: whoever has the port open finds the line lost."""
-        os.close(self.master)
+        with _fork.held_off():
+            master, self.master = self.master, -1
+            os.close(master)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: close the copy of the master, or the parent's could hang nothing up."""
+        if self.master >= 0:
+            os.close(self.master)
+            self.master = -1
 
 
 class PortLink:

@@ -1273,6 +1273,36 @@ def test_a_waiting_write_fails_at_once_on_disconnect(pty: Pty, write_timeout: fl
         assert time.monotonic() - began < STOP_WITHIN
 
 
+def test_closing_waits_until_every_writer_has_left_the_line(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a writer waits with has a number that would be somebody else's by then."""
+    connection = SerialConnection(pty.path)
+    real = select.poll
+
+    class SlowPoll:
+        """It returns in time, and its thread is slow to go on."""
+
+        def __init__(self) -> None:
+            self._poll = real()
+            self.register, self.unregister = self._poll.register, self._poll.unregister
+
+        def poll(self, *timeout: Any) -> list[tuple[int, int]]:
+            found = self._poll.poll(*timeout)
+            if threading.current_thread() is writer.thread:
+                time.sleep(0.1)
+            return found
+
+    with no_leak():
+        assert connection.try_connect()
+        line = connection._line()
+        monkeypatch.setattr(select, "poll", SlowPoll)
+        writer = Caller(lambda: connection.write(bytes(1_000_000)))
+        wait_until(lambda: line._writers > 0, "it waits for room")  # type: ignore[attr-defined]
+        connection.disconnect()
+        assert line._writers == 0  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionException, match="closed meanwhile"):
+            writer.join()
+
+
 def test_a_waiting_write_fails_at_once_on_a_pull(pty: Pty, connection: SerialConnection, hearer: Hearer) -> None:
     writer = Caller(lambda: connection.write(bytes(1_000_000)))
     wait_until(lambda: connection._listener.line._writers > 0, "it waits for room")  # type: ignore[union-attr]

@@ -124,7 +124,5 @@ def leave_port(port: serial.Serial) -> None:
                 os.close(number)
     network = getattr(port, "_socket", None)
     if isinstance(network, socket.socket):
-        # Or the port's own close, at the child's end, would shut down the parent's connection.
-        port._socket = None  # type: ignore[attr-defined]
-        network.close()
+        network.close()  # or the port's own close, at the child's end, would shut down the parent's connection
     port.is_open = False

@@ -308,6 +308,40 @@ def test_a_program_that_is_executed_inherits_no_port() -> None:
     assert run_script(EXECUTED) == {"held": False, "listed": True}
 
 
+ALONE = (
+    PREAMBLE
+    + """
+import serial
+port, other = serial.serial_for_url(sys.argv[1] + pty.path), serial.Serial(line_kit.Pty().path)
+listener, never = SerialListener(port), SerialListener(other)
+listener.start()
+assert listener.ready.wait(10)
+
+def use():
+    found = {"held": links().count(pty.device), "open": port.is_open, "listening": [listener.is_listening, listener.line.is_open]}
+    listener.terminate()
+    listener.join()
+    never.terminate()
+    return found | {"other": other.is_open and other.write(b"x")}
+
+found, end = in_child(use)
+found["the parent"] = listener.is_listening and port.is_open
+end()
+listener.terminate()
+listener.join()
+other.close()
+pty.close()
+print(json.dumps(found))
+"""
+)
+
+
+@pytest.mark.parametrize("scheme", ["", "spy://"])
+def test_a_listener_by_itself_leaves_its_port_too_but_not_one_that_it_never_took_up(scheme: str) -> None:
+    found = run_script(ALONE, scheme)
+    assert found == {"held": 0, "open": False, "listening": [False, False], "other": 1, "the parent": True}
+
+
 # -- who forks ----------------------------------------------------------------------------------------------
 
 IN_A_RECEIVER = (

@@ -136,11 +136,12 @@ alone = SerialListener(serial.Serial(alone_port.path))
 alone.start()
 assert alone.ready.wait(10)
 manager.connect()
+adapter = SerialConnection("usb://1234:5678")
 reader, idle_reader = connection.reader(), idle.reader()
 listener = connection._listener
 locks = {
     "connection": connection._lock, "asking": connection._asking, "counting": connection._counting,
-    "looking": connection._presence._lock, "listener": listener._lock, "line": listener.line.lock,
+    "looking": adapter._presence._lock, "listener": listener._lock, "line": listener.line.lock,
     "writing": listener.line._turn._turn, "inputs": manager._inputs.lock, "change": manager._change,
     "inbox": reader._inbox.change, "lookout": _backlog._lookout_lock, "idle": idle._lock,
     "idle, asking": idle._asking, "idle, counting": idle._counting, "idle inputs": idle_manager._inputs.lock,
@@ -150,7 +151,7 @@ locks = {
 
 def use():
     manager.wait_until_connected()
-    manager.statistics, connection.statistics, manager.is_connected, connection.presence()
+    manager.statistics, connection.statistics, manager.is_connected, adapter.presence()
     told = [said(manager.connect), write(connection), said(lambda: connection.query(b"?")), said(reader.read)]
     reader.close()
     manager.teardown()

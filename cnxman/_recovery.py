@@ -53,16 +53,18 @@ class Recovery:
     def start_afresh(self) -> None:
         """Somebody called connect(): whatever was counted before is past."""
         self.failures = self._attempts = 0
-        self._returned_at, self._seen = None, self._look()
+        self._returned_at = None
 
     def attempt(self) -> None:
         """An attempt begins."""
         self._attempts += 1
+        self._seen = self._look()  # before it is opened: it may be lost, and back already, before anybody looks again
 
     def success(self) -> None:
         """It succeeded."""
         self._connected_at = self._clock.now()
-        self._seen = self._look()  # not only at a loss: by then it may be back already
+        if not self._seen:  # it came during the attempt
+            self._seen = self._look()
 
     def failure(self) -> None:
         """It failed."""

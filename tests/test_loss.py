@@ -760,15 +760,16 @@ def test_a_manager_and_a_connection_that_nobody_holds_keep_the_line_up(serial_de
 
 
 class Beacon(Connection):
-    """Appears while it is connected for the first time, and stays where it is whatever happens."""
+    """Stays where it is until it is told otherwise."""
 
     def __init__(self) -> None:
-        self.there: object = False
+        self.there: object = "here"
         self.attempts = self.looks = 0
+        self.moves_to: object = None
 
     def try_connect(self) -> bool:
         self.attempts += 1
-        self.there = "here"
+        self.there = self.moves_to or self.there
         return True
 
     def disconnect(self) -> None:
@@ -790,6 +791,15 @@ def test_what_stays_where_it_is_after_a_loss_is_not_taken_for_one_that_has_come_
         wait_until(lambda: beacon.looks >= looks + 4, "it was looked for")
         assert beacon.attempts == 1
         beacon.there = "there"
+        wait_until(lambda: beacon.attempts == 2, "it is tried at once")
+
+
+def test_what_is_lost_and_back_before_its_connecting_is_over_is_tried_at_once() -> None:
+    beacon = Beacon()
+    beacon.moves_to = "there"
+    with ConnectionManager(beacon, retry=RetryPolicy(1000, 1, 1000, 0)) as manager:
+        assert manager.is_connected
+        beacon.raise_alarm()
         wait_until(lambda: beacon.attempts == 2, "it is tried at once")
 
 

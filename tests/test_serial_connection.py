@@ -932,6 +932,23 @@ def test_a_receiver_that_never_returns_is_named_and_nothing_more_is_delivered(
     assert (first.events, after.events) == heard, "no new delivery begins"
 
 
+def test_a_receiver_that_never_returns_on_another_kind_of_port_is_left_behind_too(
+    impatient: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = SerialConnection("loop://")
+    stuck = Stuck()
+    connection.subscribe(stuck.never_returns)
+    with no_leak():
+        assert connection.try_connect()
+        port = connection._listener.serial  # type: ignore[union-attr]
+        connection.write(b"x")
+        assert stuck.begun.wait(BOUND)
+        connection.disconnect()
+        assert not port.is_open
+        assert any("never_returns" in warning for warning in warnings_of(caplog))
+        stuck.go_on.set()
+
+
 def test_after_a_receiver_that_never_returns_the_next_line_works(pty: Pty, impatient: float) -> None:
     connection = SerialConnection(pty.path)
     stuck = Stuck()
@@ -1287,7 +1304,7 @@ def test_closing_waits_until_every_writer_has_left_the_line(pty: Pty, monkeypatc
 
         def poll(self, *timeout: Any) -> list[tuple[int, int]]:
             found = self._poll.poll(*timeout)
-            if threading.current_thread() is writer.thread:
+            if threading.current_thread().name == "caller":
                 time.sleep(0.1)
             return found
 

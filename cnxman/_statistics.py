@@ -10,11 +10,14 @@ from cnxman._connection import ConnectionException
 
 try:
     import fcntl
+    import termios
 except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+    _READ_COUNTERS: int | None = None
+else:
+    _READ_COUNTERS = getattr(termios, "TIOCGICOUNT", None)  # Linux has it
 
-TIOCGICOUNT = 0x545D
-"""Linux: read the driver's counters. (Python's termios does not have it.)"""
+_COUNTERS = struct.Struct("11i36x")
+"""Linux's `struct serial_icounter_struct`: changes of CTS, DSR, RI, CD; what `DriverCounts` has; some reserve."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,15 @@ class DriverCounts:
 
 def driver_counts(port: serial.Serial) -> DriverCounts | None:
     """The counters of an open port's driver; None where there are none."""
-    try:
-        answer = fcntl.ioctl(port.fileno(), TIOCGICOUNT, bytes(80))
-    except (OSError, AttributeError):  # not this driver, not this system, or not this kind of port
+    if _READ_COUNTERS is None:
         return None
-    counts = struct.unpack("11i", answer[:44])
-    return DriverCounts(*counts[4:])
+    try:
+        answer = fcntl.ioctl(port.fileno(), _READ_COUNTERS, bytes(_COUNTERS.size))
+    except OSError:  # not this driver, or not this kind of port
+        return None
+    except (TypeError, ValueError):  # it was just being closed
+        return None
+    return DriverCounts(*_COUNTERS.unpack(answer)[4:])
 
 
 class _Tally:
@@ -69,6 +75,7 @@ class _Tally:
     def count_loss(self, error: ConnectionException | None) -> None:
         """It was up, and is lost."""
         self.losses += 1
+        self.up_since = None
         self._note(error)
 
     def count_end(self) -> None:
@@ -76,7 +83,7 @@ class _Tally:
         self.up_since = None
 
     def _note(self, error: ConnectionException | None) -> None:
-        self.last_error, self.last_error_at, self.up_since = error, time.time(), None
+        self.last_error, self.last_error_at = error, time.time()
 
 
 @dataclass

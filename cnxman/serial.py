@@ -208,6 +208,7 @@ class SerialConnection(Conversation):
         with self._lock:
             self._turn += 1
             self._is_dialled = dialled
+            self._tally.count_end()
             return self._turn, self._listener
 
     def _open(self) -> pyserial.Serial:
@@ -257,7 +258,8 @@ class SerialConnection(Conversation):
 
     def _fail(self, error: ConnectionException) -> bool:
         self.last_error = error
-        self._tally.count_failure(error)
+        with self._lock:
+            self._tally.count_failure(error)
         self._log(self._complaint.level(error.message), "%s", error)
         return False
 
@@ -283,8 +285,6 @@ class SerialConnection(Conversation):
         """The port is closed. On the listener's thread."""
         with self._lock:
             told = error if listener.turn == self._turn else None
-            if self._listener is listener:
-                self._tally.count_end()
             if told is not None:
                 self.last_error = told
                 if listener.settled:

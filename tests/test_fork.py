@@ -2,6 +2,7 @@
 
 import errno
 import os
+import runpy
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from fork_kit import BELONGS, PREAMBLE
 from line_kit import BOUND, Pty, run_script, wait_until
 
+from cnxman import _fork
 from cnxman.serial import SerialConnection
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -631,7 +633,16 @@ class Handler(logging.Handler):
         lines.append(record.getMessage() + str(record.exc_info[1]))
 logging.getLogger("cnxman").addHandler(Handler())
 
-bad, gone = Bad(), Gone()
+class Lets:
+    "It lets go of something in the child."
+    def __init__(self):
+        self.other = Gone()
+        _fork.in_child(self, Lets.leave)
+        _fork.in_child(self.other, Gone.leave)
+    def leave(self):
+        del self.other
+
+bad, gone, lets = Bad(), Gone(), Lets()
 known = len(_fork._known)
 _fork.in_child(bad, Bad.leave)
 _fork.in_child(gone, Gone.leave)
@@ -655,6 +666,15 @@ def test_one_that_cannot_be_left_does_not_keep_the_rest_from_it() -> None:
     assert len(lines) == 1
     assert "could not be left to the parent" in lines[0]
     assert lines[0].endswith("cannot")
+
+
+def test_where_nothing_forks_nothing_is_asked_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(os, "register_at_fork")
+    there = runpy.run_path(_fork.__file__)
+    there["in_child"](monkeypatch, lambda _: None)
+    with there["held_off"]():
+        pass
 
 
 SIMULATED = (

@@ -320,7 +320,8 @@ listener.start()
 assert listener.ready.wait(10)
 
 def use():
-    found = {"held": links().count(pty.device), "open": port.is_open, "listening": [listener.is_listening, listener.line.is_open]}
+    listening = [listener.is_listening, listener.line.is_open]
+    found = {"held": links().count(pty.device), "open": port.is_open, "listening": listening}
     listener.terminate()
     listener.join()
     never.terminate()

@@ -187,3 +187,27 @@ def configure() -> None:
         outage(line)
         came = settings_reach(baud_57600)
         check("after a pull: back with the new baud rate, data both ways", baud_57600(came), came=came)
+
+
+@scenario()
+def counters() -> None:
+    """The driver's own counters come through: bytes both ways, no errors, and none while it is out."""
+    with Line() as line:
+        before, counted_before = line.connection.statistics.driver, line.connection.statistics
+        line.exchange()
+        after, counted = line.connection.statistics.driver, line.connection.statistics
+        both = before is not None and after is not None
+        check("ftdi_sio has counters", both, before=before, after=after)
+        if before is not None and after is not None:
+            came, went = after.received - before.received, after.sent - before.sent
+            told = (counted.bytes_in - counted_before.bytes_in, counted.bytes_out - counted_before.bytes_out)
+            check("they agree with what was told and written", (came, went) == told, driver=(came, went), told=told)
+            errors = (after.framing, after.overrun, after.parity, after.break_, after.buffer_overrun)
+            check("no errors", errors == (0, 0, 0, 0, 0), errors=errors)
+        pulled = unplug()
+        line.when("recovering", pulled)
+        check("none while it is out", line.connection.statistics.driver is None)
+        replug()
+        line.returns(pulled)
+        anew = line.connection.statistics.driver
+        check("they begin anew when it is back", anew is not None and 0 < anew.received < 100, anew=anew)

@@ -11,6 +11,7 @@ import stat
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import serial
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
+
+from cnxman._printable import printable
 
 if sys.platform == "linux":
     from serial.tools.list_ports_linux import SysFS as _SysFS
@@ -54,7 +57,8 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
 
     Raises:
         TypeError: if it is no str.
-        ValueError: if it is empty, if its scheme is unknown or not allowed, or if a usb:// URL is malformed.
+        ValueError: if it is empty, if it has control characters (which would get into logs), if its scheme is unknown
+            or not allowed, or if a usb:// URL is malformed.
     """
     if isinstance(schemes, str):
         raise TypeError(f"schemes must be a collection of schemes, such as {{{schemes!r}}}, not the str {schemes!r}")
@@ -70,6 +74,8 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
         raise ValueError(f"port {port!r}: pyserial knows no scheme {scheme}://")
     if scheme == "usb":
         parse_usb(port)
+    if any(unicodedata.category(character) == "Cc" for character in port):
+        raise ValueError(f"port must name a device, without control characters, not {port!r}")
 
 
 def _is_known(scheme: str) -> bool:
@@ -327,6 +333,6 @@ def _target(link: str) -> str | None:
 def _command(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().replace(b"\0", b" ").decode(errors="replace").strip() or "a process"
+            return printable(file.read().replace(b"\0", b" ").decode(errors="replace").strip()) or "a process"
     except OSError:
         return "a process"

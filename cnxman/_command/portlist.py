@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from cnxman import ports
 from cnxman._command.events import time_of_day
 from cnxman._command.stdio import STDERR, STDOUT, is_abandoned, write_all
+from cnxman._printable import printable
 
 _LOOK_EVERY = 0.2
 """Seconds between two looks whether anything in /dev has changed, which cost next to nothing."""
@@ -162,7 +163,7 @@ def _in_words(port: Port) -> list[str]:
     """A line with path and what it is, then one for each name, then who holds it."""
     held_by = ", ".join(str(holder) for holder in port.holders)
     return [
-        f"{port.device:14}  {_what(port)}".rstrip(),
+        f"{port.device:14}  {printable(_what(port))}".rstrip(),
         *filter(None, (port.url, port.by_id)),
         *([f"in use by {held_by}"] if held_by else []),
     ]

@@ -295,6 +295,9 @@ class SerialConnection(Conversation):
             signals.Channel(listener.delivery, self, SerialConnection.Signals.CLOSED).send(error=told)
         if told is not None and listener.settled and listener.turn == self._turn:
             self.raise_alarm(told)
+        with self._lock:
+            if self._listener is listener:
+                self._listener = listener.predecessor
 
     def _line(self) -> Line:
         listener = self._listener

@@ -169,6 +169,21 @@ def test_an_opening_that_its_prepare_refuses_is_a_failed_attempt(pty: Pty) -> No
     assert connection.statistics.up_since is None
 
 
+def test_a_line_that_is_lost_in_prepare_is_a_failed_attempt_and_no_loss(pty: Pty) -> None:
+    class Unlucky(SerialConnection):
+        def prepare(self) -> bool:
+            pty.pull()
+            wait_until(lambda: not self.is_connected, "the loss is noticed")
+            return True
+
+    connection = Unlucky(pty.path)
+    hearer = Hearer(connection)
+    assert not connection.try_connect()
+    connection.teardown()
+    assert counted(connection) == (0, 0, 1)
+    assert hearer.alarms == []
+
+
 def test_an_attempt_that_was_overtaken_does_not_end_what_overtook_it(pty: Pty) -> None:
     class Slow(SerialConnection):
         def prepare(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cnxman import _statistics, signals
+from cnxman import _line_statistics, signals
 from cnxman._connection import ConnectionException
 from cnxman._controls import PortControls
 
@@ -23,7 +23,7 @@ class Conversation(PortControls):
     _asking: threading.Lock
     """Held from a question to its answer."""
     _counting: threading.Lock
-    _tally: _statistics.SerialStatistics
+    _tally: _line_statistics.SerialStatistics
 
     class Signals(signals.Signal):
         """What serial connections send, in order, on the listener's thread; besides `Connection.Signals`."""
@@ -75,12 +75,12 @@ class Conversation(PortControls):
         return written
 
     @property
-    def statistics(self) -> _statistics.SerialStatistics:
+    def statistics(self) -> _line_statistics.SerialStatistics:
         """What happened since this connection was made: a snapshot. Answers at once."""
         with self._counting:
             snapshot = replace(self._tally)
         with contextlib.suppress(ConnectionException, OSError):  # no line, no driver's counters
-            snapshot.driver = self._line().use(_statistics.driver_counts)
+            snapshot.driver = self._line().use(_line_statistics.driver_counts)
         return snapshot
 
     def reader(self, *, buffer_size: int | None = None) -> "SerialReader":

@@ -19,9 +19,9 @@ from cnxman._connections_listener import ConnectionsListener
 from cnxman._conversation import Conversation
 from cnxman._descriptor_line import keep_others_out
 from cnxman._line import Line, close_port, open_port
+from cnxman._line_statistics import DriverCounts, SerialStatistics
 from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
-from cnxman._statistics import DriverCounts, SerialStatistics
 from cnxman.basics import ConnectionException
 from cnxman.logging import FirstThenDebug, loggable_class
 

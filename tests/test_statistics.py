@@ -15,8 +15,8 @@ import serial
 from line_kit import BOUND, Hearer, Pty, pattern, wait_until
 from manager_kit import Caller
 
-from cnxman import _statistics
-from cnxman._statistics import DriverCounts, driver_counts
+from cnxman import _line_statistics
+from cnxman._line_statistics import DriverCounts, driver_counts
 from cnxman.basics import ConnectionException, ConnectionManager
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
@@ -256,7 +256,7 @@ def test_the_drivers_counters_are_given_under_their_names(pty: Pty, monkeypatch:
     assert connection.try_connect()
     line = connection._listener.line  # type: ignore[union-attr]
     with monkeypatch.context() as patch:
-        patch.setattr(_statistics.fcntl, "ioctl", ioctl)
+        patch.setattr(_line_statistics.fcntl, "ioctl", ioctl)
         found = connection.statistics.driver
     number = line.port.fileno()  # type: ignore[union-attr]
     connection.teardown()
@@ -293,7 +293,7 @@ def test_a_port_that_is_just_being_closed_has_none(number: Any) -> None:
 def test_where_there_is_no_such_thing_there_are_none(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows and on macOS."""
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    there = runpy.run_path(_statistics.__file__)
+    there = runpy.run_path(_line_statistics.__file__)
     with serial.Serial(pty.path) as port:
         assert there["driver_counts"](port) is None
 

@@ -95,10 +95,16 @@ class PortControls(Connection):
 
         Raises:
             ConnectionException: if there is no connection, it is lost meanwhile, or the port cannot do it.
+            TypeError, ValueError: for a duration that is no number, or not above 0.
         """
+        if duration is None:
+            raise TypeError("duration must be a number of seconds, not None")
+        _settings.check_seconds("duration", duration)
         self._use(lambda port: setattr(port, "break_condition", True))
-        self._line().wait_for_stop(duration)
-        self._use(lambda port: setattr(port, "break_condition", False))
+        try:
+            self._line().wait_for_stop(duration)
+        finally:
+            self._use(lambda port: setattr(port, "break_condition", False))
 
     def _use(self, what: Callable[[pyserial.Serial], _Result]) -> _Result:
         line = self._line()
@@ -108,7 +114,7 @@ class PortControls(Connection):
             raise _faults.not_done(self._port, error) from error
 
     def _set_line(self, name: str, level: bool | None) -> None:
-        _settings.check_line(name, level)
+        _settings.check_choice(name, level)
         self._lines[name] = level
         if level is not None and self.is_connected:
             self._use(lambda port: setattr(port, name, level))

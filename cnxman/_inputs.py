@@ -17,6 +17,9 @@ Who waits and who doesn't:
   very thread.
 
 `Inputs.lock` guards the line and is never held while an input, a receiver or a connection's method runs.
+
+Ctrl-C may come anywhere in a call of the main thread's. The call ends with it; what it was doing is either undone or
+brought to its end, so that whoever calls next finds no line blocked (`tests/test_interrupts.py` tries each place).
 """
 
 import logging
@@ -25,25 +28,13 @@ from collections import deque
 from collections.abc import Callable
 
 from cnxman import _clock
-from cnxman._threads import LibraryThread, on_library_thread
+from cnxman._threads import LibraryThread, inside, must_not_wait, on_library_thread
+from cnxman._wait import Wait
 
 _logger = logging.getLogger(__name__)
 
 LONGEST_FAREWELL = 5.0
 """How long, in seconds, a caller waits for the worker to finish what others left to it."""
-
-
-class _Inside(threading.local):
-    depth = 0
-    """How many inputs, of whatever managers, are running on this thread."""
-
-
-_inside = _Inside()
-
-
-def _must_not_block() -> bool:
-    """Whether an input that runs on another thread may be waiting for this one."""
-    return on_library_thread() or _inside.depth > 0
 
 
 class Input:
@@ -63,22 +54,6 @@ class Retry(Input):
     """The input that a `Wait` ends in."""
 
 
-class Wait:
-    """What the worker waits for between two attempts: the time being up, or a look that says "now".
-
-    Args:
-        run: the input to run then, on the worker.
-        due: when the time is up, by the manager's clock, in seconds.
-        look: called on the worker with no lock held, each time `look_every` seconds are over; True ends the wait.
-    """
-
-    def __init__(self, run: Callable[[], None], due: float, look: Callable[[], bool] | None, look_every: float) -> None:
-        self.run = run
-        self.due = due
-        self.look = look
-        self.look_every = look_every
-
-
 class Inputs:
     """The line of inputs, and the worker that runs those that nobody waits for.
 
@@ -88,7 +63,7 @@ class Inputs:
 
     def __init__(self, name: str) -> None:
         self.clock = _clock.current
-        self.lock = threading.Condition()
+        self._make_lock()
         self._name = name
         self._line: deque[Input] = deque()
         self._running: Input | None = None
@@ -96,6 +71,10 @@ class Inputs:
         self._wanted = False
         self._worker: Worker | None = None
         self._wait: Wait | None = None
+
+    def _make_lock(self) -> None:
+        self.lock = threading.RLock()  # by itself, for Ctrl-C may come between a Condition's steps of taking its lock
+        self._change = threading.Condition(self.lock)
 
     # -- giving inputs ------------------------------------------------------------------------------------
 
@@ -107,20 +86,33 @@ class Inputs:
         """
         me = threading.current_thread()
         given = Input(name, run, me)
-        with self.lock:
-            if self._runner is me or any(i.owner is me for i in self._line):
-                self._line.append(given)
-                given.owner = None if me is self._worker else me
-                return
-            if _must_not_block() and (self._running or self._line):
-                self._leave_to_worker(given)
-                return
-            self._line.append(given)
+        is_mine = False
         try:
-            self._run_in_turn(given)
+            with self.lock:
+                is_mine = not self._is_left_to_others(given)
+                if is_mine:
+                    self._line.append(given)
+            if is_mine:
+                self._run_in_turn(given)
+        except BaseException:
+            self._forget(given)
+            raise
         finally:
-            self._run_what_came_from_inside(me)
-            self._see_the_worker_off()
+            if is_mine:
+                self._finish(me)
+
+    def _is_left_to_others(self, given: Input) -> bool:
+        """Whether the caller goes on at once; somebody will run the input then. The lock is held."""
+        me, name = given.owner, given.name
+        if self._runner is me or any(i.owner is me for i in self._line):
+            given.owner = None if me is self._worker else me
+            self._line.append(given)
+            return True
+        if not must_not_wait() or not (self._running or self._line):
+            return False
+        if not (self._line and self._line[-1].name == name and self._line[-1].owner is None):
+            self._leave_to_worker(given)  # else the one in front of it does all that it could do
+        return True
 
     def post(self, alarm: Alarm) -> None:
         """Leave an alarm to the worker; ignored while nothing is kept up."""
@@ -142,8 +134,8 @@ class Inputs:
             joined = self._running
             if joined is None or not running() or any(i.name in barred_by for i in self._line):
                 return False
-            if not _must_not_block():
-                self.lock.wait_for(lambda: self._running is not joined)
+            if not must_not_wait():
+                self._change.wait_for(lambda: self._running is not joined)
             return True
 
     def must_not_wait(self) -> bool:
@@ -167,13 +159,13 @@ class Inputs:
         with self.lock:
             self._wanted = False
             self._forget_wait()
-            self.lock.notify_all()
+            self._change.notify_all()
 
     def wait_then_run(self, wait: Wait) -> None:
         """Have the worker run an input later. There is one such wait at a time."""
         with self.lock:
             self._wait = wait
-            self.lock.notify_all()
+            self._change.notify_all()
 
     def stop_waiting(self) -> None:
         """Forget what `wait_then_run` asked for, also if its time has just come."""
@@ -187,7 +179,7 @@ class Inputs:
 
     def leave_to_parent(self) -> None:
         """In a forked child: there is no worker here, and nobody will ever release a lock that was held."""
-        self.lock = threading.Condition()
+        self._make_lock()
         self._line.clear()
         self._running = self._runner = self._worker = self._wait = None
         self._wanted = False
@@ -203,24 +195,42 @@ class Inputs:
         try:
             with self.lock:
                 try:
-                    self.lock.wait_for(lambda: self._running is None and self._line[0] is given)
+                    self._change.wait_for(lambda: self._running is None and self._line[0] is given)
                     self._running, self._runner = given, threading.current_thread()
                 finally:
-                    self._line.remove(given)  # also when a KeyboardInterrupt ended the waiting
-                    self.lock.notify_all()
-            _inside.depth += 1
+                    self._line.remove(given)  # also when Ctrl-C ended the waiting
+                    self._change.notify_all()
+            inside.depth += 1
             try:
                 given.run()
             finally:
-                _inside.depth -= 1
+                inside.depth -= 1
         finally:
-            self._done(given)
+            with self.lock:
+                self._is_over(given)
 
-    def _done(self, given: Input) -> None:
+    def _is_over(self, given: Input) -> None:
+        if self._running is given:
+            self._running = self._runner = None
+            self._change.notify_all()
+
+    def _forget(self, given: Input) -> None:
+        """It was broken off: whatever Ctrl-C has left undone of its coming and going is done now."""
         with self.lock:
-            if self._running is given:
-                self._running = self._runner = None
-                self.lock.notify_all()
+            if given in self._line:
+                self._line.remove(given)
+            self._is_over(given)
+            self._change.notify_all()
+
+    def _finish(self, me: threading.Thread) -> None:
+        """What is left to do after an input of this thread's own: what came from inside it, and a farewell."""
+        try:
+            self._run_what_came_from_inside(me)
+        finally:
+            with self.lock:
+                after_interrupt = [i for i in self._line if i.owner is me]
+                self._leave_to_worker(*after_interrupt)
+            self._see_the_worker_off()
 
     def _run_logged(self, given: Input) -> BaseException | None:
         """Run an input whose caller has gone on: what it raises can only be logged.
@@ -247,28 +257,33 @@ class Inputs:
     def _next_of(self, me: threading.Thread) -> Input | None:
         with self.lock:
             mine = [i for i in self._line if i.owner is me]
-            if mine and _must_not_block() and (self._running or self._line[0] is not mine[0]):
-                for given in mine:
-                    given.owner = None  # it would have to wait: the worker runs them
-                self._wake_worker()
+            if mine and must_not_wait() and (self._running or self._line[0] is not mine[0]):
+                self._leave_to_worker(*mine)  # it would have to wait
                 return None
             return mine[0] if mine else None
 
     # -- the worker ---------------------------------------------------------------------------------------
 
-    def _leave_to_worker(self, given: Input) -> None:
-        self._wake_worker()
-        given.owner = None
-        self._line.append(given)
+    def _leave_to_worker(self, *inputs: Input) -> None:
+        """Have the worker run them; what isn't in line yet is put there. The lock is held."""
+        for given in inputs:
+            self._wake_worker()
+            given.owner = None
+            if given not in self._line:
+                self._line.append(given)
 
     def _wake_worker(self) -> "Worker":
         """The worker, started if need be. The lock is held."""
-        if self._worker is None:
-            worker = Worker(self._name, self._work, self.clock)
-            worker.start()
-            self._worker = worker
-        self.lock.notify_all()
-        return self._worker
+        worker = self._worker
+        if worker is None or not worker.is_alive():  # one whose start Ctrl-C broke off lives, or never will
+            worker = self._worker = Worker(self._name, self._work, self.clock)
+            try:
+                worker.start()
+            except RuntimeError:
+                self._worker = None
+                raise
+        self._change.notify_all()
+        return worker
 
     def _see_the_worker_off(self) -> None:
         """When a caller's disconnect() or teardown() returns, no thread is left."""
@@ -276,9 +291,9 @@ class Inputs:
             return
         with self.lock:
             ending = self._worker
-            if ending is None or self._wanted:
+            if ending is None or self._wanted or not ending.is_alive():
                 return
-            self.lock.wait_for(lambda: self._wanted or self._worker is not ending, LONGEST_FAREWELL)
+            self._change.wait_for(lambda: self._wanted or self._worker is not ending, LONGEST_FAREWELL)
             if self._worker is ending:
                 return
         ending.join(LONGEST_FAREWELL)
@@ -286,13 +301,15 @@ class Inputs:
     def _work(self) -> None:
         while True:
             with self.lock:
+                if self._worker is not threading.current_thread():
+                    return  # Ctrl-C broke off its start, so another one was started
                 given, wait = self._next_of_worker(), self._wait
                 if given is None and not self._wanted and not any(i.owner is None for i in self._line):
                     self._worker = None
-                    self.lock.notify_all()
+                    self._change.notify_all()
                     return
                 if given is None:
-                    self.clock.wait(self.lock, self._pause(wait))
+                    self.clock.wait(self._change, wait.longest_nap(self.clock) if wait else None)
             if given is not None:
                 self._run_logged(given)
             elif wait is not None:
@@ -302,21 +319,11 @@ class Inputs:
         first = self._line[0] if self._line and self._running is None else None
         return first if first is not None and first.owner is None else None
 
-    def _pause(self, wait: Wait | None) -> float | None:
-        if wait is None:
-            return None
-        left = max(0.0, wait.due - self.clock.now())
-        return min(left, wait.look_every) if wait.look else left
-
     def _look_up_from(self, wait: Wait) -> None:
         """Put the retry in line if its time has come."""
-        try:
-            now = self.clock.now() >= wait.due or (wait.look is not None and wait.look())
-        except Exception:
-            _logger.exception("the look for the thing's return raised; it is not repeated in this wait")
-            now, wait.look = False, None
+        is_over = wait.is_over(self.clock)
         with self.lock:
-            if now and self._wait is wait:
+            if is_over and self._wait is wait:
                 self._wait = None
                 self._line.append(Retry("retry", wait.run, None))
 

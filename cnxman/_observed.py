@@ -1,6 +1,7 @@
 """What others see and hear of a manager: its state, its errors, its signals."""
 
 import logging
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -8,6 +9,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from cnxman import signals
+from cnxman._checks import check_timeout
 from cnxman._connection import Connection, ConnectionException
 from cnxman._inputs import Inputs
 from cnxman._statistics import ManagerStatistics
@@ -27,12 +29,21 @@ class ConnectionState(StrEnum):
 class Observed(ABC):
     """The part of a `ConnectionManager` that answers questions and tells of changes."""
 
+    logger: logging.Logger
+
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
         self._told = self.state  # also makes Automat's part, which would else be made lazily, by two threads
-        self._change = threading.Condition()
+        self._make_lock()
         self._error: ConnectionException | None = None
         self._statistics = ManagerStatistics()
+
+    def _make_lock(self) -> None:
+        self._lock = threading.Lock()  # by itself: see `cnxman._inputs`
+        self._change = threading.Condition(self._lock)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.connection!r}: {self.state}>"
 
     @property
     @abstractmethod
@@ -43,9 +54,6 @@ class Observed(ABC):
     @abstractmethod
     def connection(self) -> Connection:
         """What is kept up, as it was given."""
-
-    @abstractmethod
-    def _log(self, level: int, message: str, *args: object) -> None: ...
 
     class Signals(signals.Signal):
         """What a manager sends, on the thread that runs the input in question."""
@@ -77,21 +85,25 @@ class Observed(ABC):
         change while it waited there.
 
         Args:
-            timeout: how long to wait, in seconds; None waits for as long as it takes.
+            timeout: how long to wait, in seconds; None, or infinity, waits for as long as it takes.
 
         Returns:
             Whether it is connected; False at once when it is torn down.
+
+        Raises:
+            TypeError, ValueError: for a time-out that is no number, or below 0.
         """
-        if self._inputs.must_not_wait():
-            return self.is_connected
+        check_timeout(None if timeout == math.inf else timeout)
         if timeout is not None:
             timeout = min(timeout, threading.TIMEOUT_MAX)
+        if self._inputs.must_not_wait():
+            return self.is_connected
 
         def settled() -> ConnectionState | None:
             state = self.state
             return state if state in (ConnectionState.CONNECTED, ConnectionState.TORNDOWN) else None
 
-        with self._change:
+        with self._lock:
             found = self._change.wait_for(settled, timeout)  # it may be lost again by the time this returns
         return found is ConnectionState.CONNECTED
 
@@ -111,11 +123,24 @@ class Observed(ABC):
         return signals.subscribe(self, receiver, signal)
 
     def _announce_change(self, error: ConnectionException | None) -> None:
-        state, previous, self._told = self.state, self._told, self.state
-        with self._change:
+        state, previous = self.state, self._told
+        with self._lock:
             self._change.notify_all()
         self._log(logging.DEBUG, "%s: %s -> %s (%s)", self.connection, previous, state, error)
+        self._told = state
         signals.send(self, Observed.Signals.STATE_CHANGED, state=state, previous=previous, error=error)
+
+    def _log(self, level: int, message: str, *args: object, exc_info: Exception | None = None) -> None:
+        known = {"port": _port_of(self.connection), "state": self.state}
+        self.logger.log(level, message, *args, exc_info=exc_info, extra=known)
+
+
+def _port_of(connection: Connection) -> object:
+    """What a log record says of the port. A connection of the user's may have none, or one that can't be told."""
+    try:
+        return getattr(connection, "port", None)
+    except Exception as error:
+        return error
 
 
 ConnectionState.__module__ = "cnxman.basics"  # documented, pickled and shown under that name

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from cnxman import _faults
+from cnxman._checks import check_size, check_timeout
 from cnxman._inbox import Inbox
 from cnxman._line import CHUNK
-from cnxman._settings import check_size
 from cnxman.basics import ConnectionException
 from cnxman.framing import Framer
 from cnxman.serial import SerialConnection, SerialListener
@@ -160,7 +160,7 @@ class SerialReader:
 
     def _take(self, wanted: _Wanted, what: str, timeout: float | None) -> bytes:
         """Wait for bytes and take them."""
-        _check_timeout(timeout)
+        check_timeout(timeout)
         _check_thread(self._connection)
         inbox = self._inbox
         with inbox.change:
@@ -198,9 +198,9 @@ class Frames(Iterator[bytes]):
     """
 
     def __init__(self, reader: SerialReader, framer: Framer, timeout: float | None) -> None:
-        if not isinstance(framer, Framer):
+        if isinstance(framer, type) or not isinstance(framer, Framer):
             raise TypeError(f"a framer has the methods feed and reset, as those of cnxman.framing, unlike {framer!r}")
-        _check_timeout(timeout)
+        check_timeout(timeout)
         framer.reset()
         self._reader = reader
         self._framer = framer
@@ -226,7 +226,7 @@ class Frames(Iterator[bytes]):
 
 def query(connection: SerialConnection, question: bytes, until: Until, timeout: float | None) -> bytes:
     """Ask, and wait for the answer; see `SerialConnection.query`."""
-    _check_timeout(timeout)
+    check_timeout(timeout)
     _check_thread(connection)
     with connection._asking, SerialReader(connection) as reader:
         answer = _answer(reader, until, timeout)
@@ -269,15 +269,6 @@ def _is_caught_up(connection: SerialConnection) -> bool:
         return listener.is_caught_up()
     except Exception as error:
         raise _faults.lost(connection.port, error) from error
-
-
-def _check_timeout(timeout: float | None) -> None:
-    if timeout is None:
-        return
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    if not 0 <= timeout < math.inf:
-        raise ValueError(f"timeout must be 0 seconds or more, or None, not {timeout!r}")
 
 
 def _check_thread(connection: SerialConnection) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 
 from cnxman._clock import Clock
 from cnxman._connection import Connection
-from cnxman._inputs import Wait
+from cnxman._wait import Wait
 from cnxman.retry import RetryPolicy
 
 _logger = logging.getLogger(__name__)

@@ -22,10 +22,12 @@ class Settings(TypedDict, total=False):
     timeout: float | None
     xonxoff: bool
     rtscts: bool
-    dsrdtr: bool
+    dsrdtr: bool | None
     inter_byte_timeout: float | None
     write_timeout: float | None
 
+
+_FLAGS = ("xonxoff", "rtscts", "dsrdtr")
 
 MOST_BAUD = 2**31 - 1
 """The highest baud rate that the kernel's call can be given."""
@@ -44,6 +46,7 @@ def check(settings: Settings) -> None:
     for name, value in settings.items():
         probe = serial.Serial(None)
         try:
+            _check_kind(name, value)
             setattr(probe, name, value)
             if not 0 < probe.baudrate <= MOST_BAUD:
                 raise ValueError("this would hang up, or is more than a port can be told")
@@ -53,9 +56,19 @@ def check(settings: Settings) -> None:
             raise ValueError(f"{name} must be {_allowed(name)}, not {value!r}") from error
 
 
+def _check_kind(name: str, value: object) -> None:
+    """Refuse what pyserial would take for something else: it cuts 115200.5 short, and "no" is true."""
+    if name == "baudrate" and (isinstance(value, bool) or (isinstance(value, float) and not value.is_integer())):
+        raise ValueError("this is no number of bits per second")
+    if name in _FLAGS and value not in (True, False) and (name, value) != ("dsrdtr", None):
+        raise ValueError("this is neither yes nor no")
+
+
 def _allowed(name: str) -> str:
     if name == "baudrate":
         return "a whole number above 0"
+    if name in _FLAGS:
+        return "True or False" + (", or None for the same as rtscts" if name == "dsrdtr" else "")
     choices = {
         "parity": serial.Serial.PARITIES,
         "bytesize": serial.Serial.BYTESIZES,
@@ -114,10 +127,10 @@ def make_port(
     return port
 
 
-def check_line(name: str, value: object) -> None:
-    """Refuse what is no level of a modem line."""
+def check_choice(name: str, value: object) -> None:
+    """Refuse what is no choice: a modem line's level, for instance, which None leaves to the driver."""
     if value not in (None, True, False):
-        raise TypeError(f"{name} must be True, False, or None to leave it to the driver, not {value!r}")
+        raise TypeError(f"{name} must be True, False or None, not {value!r}")
 
 
 def check_seconds(name: str, value: float | None) -> None:
@@ -128,11 +141,3 @@ def check_seconds(name: str, value: float | None) -> None:
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
     if not 0 < value <= LONGEST:
         raise ValueError(f"{name} must be above 0 and at most {LONGEST} seconds, or None, not {value!r}")
-
-
-def check_size(name: str, value: int) -> None:
-    """Refuse what is no size: bytes, 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 byte or more, not {value!r}")

@@ -16,3 +16,16 @@ class LibraryThread(threading.Thread):
 def on_library_thread() -> bool:
     """Whether the caller runs on one of the library's own threads (so: most likely inside a receiver)."""
     return isinstance(threading.current_thread(), LibraryThread)
+
+
+class _Inside(threading.local):
+    depth = 0
+    """How many inputs, of whatever managers, are running on this thread."""
+
+
+inside = _Inside()
+
+
+def must_not_wait() -> bool:
+    """Whether an input that runs on another thread may be waiting for this one."""
+    return on_library_thread() or inside.depth > 0

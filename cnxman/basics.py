@@ -5,13 +5,12 @@ inputs, transitions, and then what they do. Which thread runs what is told in `c
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Self
 
-from automat import MethodicalMachine
+from automat import MethodicalMachine, NoTransition
 
 from cnxman import _fork, signals
 from cnxman._connection import Connection, ConnectionException
@@ -39,8 +38,6 @@ class ConnectionManager(Observed):
         connection: what to keep up.
         retry: how long to wait between attempts, and how many to make.
     """
-
-    logger: logging.Logger
 
     def __init__(self, connection: Connection, *, retry: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
         if not isinstance(connection, Connection):
@@ -73,7 +70,11 @@ class ConnectionManager(Observed):
         if self._is_parents:
             raise _fork.not_here(repr(self._connection))
         if not self._inputs.join(lambda: self.state is ConnectionState.CONNECTING, ("disconnect", "teardown")):
-            self._inputs.give("connect", partial(self._to_the_end, self._connect))
+            try:
+                self._inputs.give("connect", partial(self._to_the_end, self._connect))
+            except NoTransition as refused:
+                refused.add_note(f"{self!r} is torn down for good: make a new manager")
+                raise
 
     def disconnect(self) -> None:
         """Disconnect, and stay so. When this returns no attempt is under way and none will start."""
@@ -172,6 +173,10 @@ class ConnectionManager(Observed):
     def _gave_up(self, error: ConnectionException | None) -> None:
         """The attempt failed and was the last one allowed, or a KeyboardInterrupt or SystemExit ended it."""
 
+    @machine.input()
+    def _broken_off(self) -> None:
+        """Ctrl-C came between a change of state and what belongs to it."""
+
     # -- what they do -------------------------------------------------------------------------------------
 
     @machine.output()
@@ -257,29 +262,34 @@ class ConnectionManager(Observed):
     connected.upon(_disconnect, enter=disconnected, outputs=[_hang_up, _announce])
     connected.upon(_teardown, enter=torndown, outputs=[_hang_up, _release, _announce])
     connected.upon(_alarm, enter=recovering, outputs=[_note_loss, _wait])
+    connected.upon(_broken_off, enter=disconnected, outputs=[_hang_up, _announce])
 
     recovering.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
     recovering.upon(_retry, enter=connecting, outputs=[_announce, _attempt])
     recovering.upon(_disconnect, enter=disconnected, outputs=[_hang_up, _announce])
     recovering.upon(_teardown, enter=torndown, outputs=[_hang_up, _release, _announce])
     recovering.upon(_alarm, enter=recovering, outputs=[])
+    recovering.upon(_broken_off, enter=disconnected, outputs=[_hang_up, _announce])
 
     disconnected.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
     disconnected.upon(_disconnect, enter=disconnected, outputs=[])
     disconnected.upon(_teardown, enter=torndown, outputs=[_release, _announce])
     disconnected.upon(_alarm, enter=disconnected, outputs=[])
+    disconnected.upon(_broken_off, enter=disconnected, outputs=[_hang_up, _announce])
 
     torndown.upon(_disconnect, enter=torndown, outputs=[])
     torndown.upon(_teardown, enter=torndown, outputs=[])
     torndown.upon(_alarm, enter=torndown, outputs=[])
+    torndown.upon(_broken_off, enter=torndown, outputs=[_hang_up, _release, _announce])
 
     def leave_to_parent(self) -> None:
         """In a forked child: what was being kept up is the parent's business."""
         if self._inputs.is_busy:
             self._is_parents = True
+            self._told = ConnectionState.TORNDOWN
             self._statistics.count_end()
         self._inputs.leave_to_parent()
-        self._change = threading.Condition()
+        self._make_lock()
 
     # -- how ----------------------------------------------------------------------------------------------
 
@@ -294,6 +304,8 @@ class ConnectionManager(Observed):
         finally:
             if self.state is ConnectionState.CONNECTING:
                 self._gave_up(None)
+            elif self.state is not self._told:
+                self._broken_off()
             stop, self._stop = self._stop, None
             if stop is not None:
                 raise stop
@@ -322,10 +334,6 @@ class ConnectionManager(Observed):
             self._log(logging.ERROR, "%s raised", signals.name_of(method), exc_info=raised)
         except BaseException as stop:  # Ctrl-C: it goes on to the caller once the input has been dealt with
             self._stop = stop
-
-    def _log(self, level: int, message: str, *args: object, exc_info: Exception | None = None) -> None:
-        known = {"port": getattr(self._connection, "port", None), "state": self.state}
-        self.logger.log(level, message, *args, exc_info=exc_info, extra=known)
 
 
 def _unexplained(message: str) -> ConnectionException:

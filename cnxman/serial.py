@@ -15,6 +15,7 @@ import serial as pyserial
 from serial.rs485 import RS485Settings
 
 from cnxman import _faults, _fork, _settings, ports, signals
+from cnxman._checks import check_size
 from cnxman._connections_listener import ConnectionsListener
 from cnxman._conversation import Conversation
 from cnxman._descriptor_line import keep_others_out
@@ -48,7 +49,7 @@ class SerialConnection(Conversation):
         timeout: bounds one read of pyserial's; bytes are told as they come whatever it is, and its passing is no event.
         xonxoff: software flow control.
         rtscts: hardware flow control by RTS and CTS.
-        dsrdtr: hardware flow control by DSR and DTR.
+        dsrdtr: hardware flow control by DSR and DTR; None for the same as `rtscts`.
         inter_byte_timeout: as pyserial's.
         write_timeout: `write` fails when the line takes nothing for this long; None waits for ever.
         exclusive: keep other programs from opening the port (flock and TIOCEXCL).
@@ -80,7 +81,7 @@ class SerialConnection(Conversation):
         *,
         xonxoff: bool = False,
         rtscts: bool = False,
-        dsrdtr: bool = False,
+        dsrdtr: bool | None = False,
         inter_byte_timeout: float | None = None,
         write_timeout: float | None = 10.0,
         exclusive: bool | None = True,
@@ -106,10 +107,11 @@ class SerialConnection(Conversation):
             write_timeout=write_timeout,
         )
         _settings.check(self._settings)
-        _settings.check_size("buffer_size", buffer_size)
+        check_size("buffer_size", buffer_size)
         _settings.check_seconds("idle_timeout", idle_timeout)
-        _settings.check_line("dtr", dtr)
-        _settings.check_line("rts", rts)
+        _settings.check_choice("exclusive", exclusive)
+        _settings.check_choice("dtr", dtr)
+        _settings.check_choice("rts", rts)
         self.buffer_size = buffer_size
         self.idle_timeout = idle_timeout
         self._exclusive = exclusive

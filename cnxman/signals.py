@@ -208,11 +208,11 @@ def subscribe(sender: object, receiver: Receiver, signal: Hashable) -> Callable[
         A function that ends it; it may be called from any thread, and more than once.
 
     Raises:
-        TypeError: if the receiver cannot be called, or does not tell which arguments it takes.
+        TypeError: if the receiver cannot be called, or does not tell which arguments it takes; or if this sender never
+            sends such a signal.
     """
     _check_receiver(receiver)
-    if signal is None:
-        raise TypeError("signal must be a member of the sender's Signals, not None")
+    _check_signal(sender, signal)
     subscribed: list[_Held] = sender.__dict__.setdefault("_subscribed", [])
     held = _Held(signal, receiver)
     subscribed.append(held)
@@ -240,6 +240,19 @@ def name_of(receiver: Receiver) -> str:
     function = getattr(receiver, "__func__", receiver)
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     return f"{module}.{name}" if module and name else repr(receiver)
+
+
+def _check_signal(sender: object, signal: Hashable) -> None:
+    """Refuse what looks like one of the library's signals, but would never be sent by this sender."""
+    kinds = [vars(kind)["Signals"] for kind in type(sender).__mro__ if "Signals" in vars(kind)]
+    known = {member.value: member for kind in kinds for member in kind}
+    if isinstance(signal, Signal) and type(signal).__module__.startswith(f"{__package__}."):
+        is_sent = signal in known.values()
+    else:  # a signal of the user's own; but mind a string such as "data-received"
+        is_sent = signal is not None and not (isinstance(signal, str) and signal in known)
+    if not is_sent:
+        allowed = ", ".join(f"{type(sender).__name__}.{member}" for member in known.values())
+        raise TypeError(f"signal must be one that {sender!r} sends, such as {allowed}; not {signal!r}")
 
 
 def _check_receiver(receiver: Receiver) -> None:

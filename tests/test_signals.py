@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import sys
 import threading
 import weakref
@@ -15,7 +16,8 @@ from pydispatch import dispatcher
 
 from cnxman import signals
 from cnxman._threads import LibraryThread
-from cnxman.basics import Connection
+from cnxman.basics import Connection, ConnectionManager
+from cnxman.serial import SerialConnection
 
 ALARM = Connection.Signals.RAISE_ALARM
 Tell = Callable[..., None]
@@ -143,9 +145,22 @@ def test_what_pydispatcher_lets_in_though_it_does_not_tell_is_called_without_arg
     assert called == [1]
 
 
-def test_no_signal_at_all_is_refused(sender: Script) -> None:
-    with pytest.raises(TypeError, match="signal must be a member of the sender's Signals, not None"):
-        sender.subscribe(lambda: None, None)
+@pytest.mark.parametrize(
+    "signal",
+    [None, "raise-alarm", ConnectionManager.Signals.STATE_CHANGED, SerialConnection.Signals.DATA_RECEIVED],
+)
+def test_a_signal_that_is_never_sent_is_refused(sender: Script, signal: object) -> None:
+    message = f"sends, such as Script.Signals.RAISE_ALARM; not {signal!r}"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        sender.subscribe(lambda: None, signal)
+
+
+@pytest.mark.parametrize("signal", ["my-alarm", 7, dispatcher.Any])
+def test_a_signal_of_ones_own_may_be_anything(sender: Script, signal: object) -> None:
+    heard: list[object] = []
+    sender.subscribe(lambda signal: heard.append(signal), signal)
+    signals.send(sender, "my-alarm" if signal is dispatcher.Any else signal)
+    assert len(heard) == 1
 
 
 def test_only_that_signal_from_that_sender(sender: Script, tell: Tell) -> None:

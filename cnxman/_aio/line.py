@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from cnxman._aio.threads import Calls, call_in_loop
 from cnxman._aio.waiting import Mailbox
-from cnxman._settings import check_size
+from cnxman._checks import check_size
 from cnxman.framing import Framer
 from cnxman.serial import SerialConnection
 

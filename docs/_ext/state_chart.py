@@ -43,9 +43,9 @@ LABELS = {
     ("connecting", "recovering"): (470, 128, "start"),
     ("recovering", "connecting"): (482, 172, "end"),
     ("connected", "recovering"): (652, 128, "end"),
-    ("connected", "disconnected"): (602, 350, "start"),
+    ("connected", "disconnected"): (588, 326, "start"),
     ("connected", "torndown"): (768, 215, "start"),
-    ("recovering", "disconnected"): (446, 290, "end"),
+    ("recovering", "disconnected"): (458, 274, "end"),
     ("recovering", "torndown"): (678, 296, "start"),
     ("disconnected", "torndown"): (555, 388, "middle"),
 }
@@ -59,6 +59,7 @@ EVENTS = {
     "_succeeded": "it succeeds",
     "_failed": "it fails",
     "_gave_up": "the last one fails",
+    "_broken_off": "Ctrl-C",
 }
 """Inputs that come by themselves, as the chart has them."""
 

@@ -7,6 +7,7 @@ from typing import TypeVar, Unpack
 import serial as pyserial
 
 from cnxman import _faults, _settings
+from cnxman._checks import check_timeout
 from cnxman._connection import Connection
 from cnxman._line import Line
 from cnxman._settings import Settings
@@ -95,11 +96,11 @@ class PortControls(Connection):
 
         Raises:
             ConnectionException: if there is no connection, it is lost meanwhile, or the port cannot do it.
-            TypeError, ValueError: for a duration that is no number, or not above 0.
+            TypeError, ValueError: for a duration that is no number, or below 0.
         """
         if duration is None:
             raise TypeError("duration must be a number of seconds, not None")
-        _settings.check_seconds("duration", duration)
+        check_timeout(duration, "duration")
         self._use(lambda port: setattr(port, "break_condition", True))
         try:
             self._line().wait_for_stop(duration)

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from automat import NoTransition
@@ -17,6 +18,7 @@ from pydispatch import dispatcher
 from cnxman._manual_clock import ManualClock
 from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
 from cnxman.retry import RetryPolicy
+from cnxman.serial import SerialConnection
 
 FIXED = RetryPolicy(5, 1, 5, 0)
 
@@ -614,6 +616,38 @@ def test_wait_until_connected(clock: ManualClock) -> None:
         clock.advance(5)
         assert [each.join() for each in waiting] == [True, True, True]
         assert manager.wait_until_connected() is True
+
+
+@pytest.mark.parametrize(
+    ("timeout", "kind"), [("5", TypeError), (True, TypeError), (-1, ValueError), (float("nan"), ValueError)]
+)
+def test_a_wait_that_makes_no_sense_is_refused(timeout: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=f"timeout must be .*, not {timeout!r}"):
+        ConnectionManager(Script()).wait_until_connected(timeout)
+
+
+def test_a_manager_says_what_it_is() -> None:
+    manager = ConnectionManager(SerialConnection("/dev/ttyS0"))
+    assert repr(manager) == "<ConnectionManager of <SerialConnection /dev/ttyS0>: ready>"
+    manager.teardown()
+    with pytest.raises(NoTransition) as refused:
+        manager.connect()
+    assert refused.value.__notes__ == [f"{manager!r} is torn down for good: make a new manager"]
+
+
+def test_a_connection_whose_port_cannot_be_told(caplog: pytest.LogCaptureFixture) -> None:
+    """It is none the worse for it; the records say so."""
+    error = RuntimeError("no port today")
+
+    class Odd(Script):
+        @property
+        def port(self) -> str:
+            raise error
+
+    caplog.set_level(logging.DEBUG, "cnxman")
+    with ConnectionManager(Odd()) as manager:
+        assert manager.is_connected
+    assert {getattr(record, "port", None) for record in caplog.records if hasattr(record, "state")} == {error}
 
 
 def test_wait_until_connected_ends_with_the_manager() -> None:

@@ -312,6 +312,25 @@ def test_a_call_on_a_thread_of_the_library_never_waits(call: str) -> None:
     manager.teardown()
 
 
+def test_the_same_call_again_and_again_on_a_thread_of_the_library_stands_in_line_once() -> None:
+    """As from a receiver that calls connect() for each chunk of data while an attempt takes its time."""
+    gate = Gate(False)
+    connection = Script(gate, True)
+    manager = ConnectionManager(connection, retry=NEVER)
+    caller = Caller(lambda: (manager.connect(), None))
+    assert gate.begun.wait(BOUND)
+    for call in (manager.disconnect, manager.connect, manager.disconnect):
+        for _ in range(100):
+            LibraryCaller(call).join()
+    assert in_line(manager) == ["disconnect", "connect", "disconnect"]
+    ear = Ear(manager)
+    gate.go.set()
+    caller.join()
+    ear.wait_for(lambda: ear.states.count("disconnected") == 2)
+    assert connection.attempts == 2
+    manager.teardown()
+
+
 def test_a_call_on_a_thread_of_the_library_runs_there_when_nothing_else_does() -> None:
     connection = Script(True)
     manager = ConnectionManager(connection, retry=NEVER)

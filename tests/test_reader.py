@@ -416,7 +416,8 @@ def test_a_query_without_a_connection(serial_device: SimulatedDevice) -> None:
 
 
 @pytest.mark.parametrize(
-    ("until", "error"), [(b"", ValueError), (0, ValueError), (10**9, ValueError), ("\n", TypeError), (1.5, TypeError)]
+    ("until", "error"),
+    [(b"", ValueError), (0, ValueError), (10**9, ValueError), ("\n", TypeError), (1.5, TypeError), (Lines, TypeError)],
 )
 def test_a_bad_end_is_refused_before_anything_is_asked(
     instrument: tuple[SimulatedDevice, SerialConnection], until: bytes, error: type[Exception]

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import runpy
 import select
 import signal
@@ -79,6 +80,12 @@ def hearer(connection: SerialConnection) -> Hearer:
         ("baudrate", 0),
         ("baudrate", "fast"),
         ("baudrate", None),
+        ("baudrate", 115200.5),
+        ("baudrate", True),
+        ("rtscts", "yes"),
+        ("rtscts", None),
+        ("xonxoff", 2),
+        ("dsrdtr", "no"),
         ("bytesize", 9),
         ("bytesize", "8"),
         ("bytesize", None),
@@ -120,6 +127,7 @@ def test_a_setting_that_makes_no_sense_is_refused_at_construction(setting: str, 
         ("idle_timeout", True, TypeError),
         ("dtr", "high", TypeError),
         ("rts", 2, TypeError),
+        ("exclusive", "yes", TypeError),
         ("port", "", ValueError),
         ("port", "a\0b", ValueError),
         ("port", None, TypeError),
@@ -144,6 +152,15 @@ def test_the_refusal_names_what_is_allowed() -> None:
         SerialConnection("/dev/ttyS0", stopbits=7)
     with pytest.raises(ValueError, match="timeout must be a number of seconds"):
         SerialConnection("/dev/ttyS0", timeout=-1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("baudrate", 9600.0), ("rtscts", 1), ("dsrdtr", None), ("exclusive", None)]
+)
+def test_what_pyserial_takes_is_taken(pty: Pty, setting: str, value: Any) -> None:
+    connection = SerialConnection(pty.path, **{setting: value})
+    assert connection.try_connect()
+    connection.disconnect()
 
 
 def test_the_settings_are_the_pages() -> None:
@@ -1476,6 +1493,20 @@ def test_rs485_mode_is_pyserials(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> N
     mode = RS485Settings()
     assert not SerialConnection(pty.path, rs485_mode=mode).try_connect()
     assert seen == [mode]
+
+
+@pytest.mark.parametrize(
+    ("duration", "kind"), [(-1, ValueError), (float("inf"), ValueError), ("long", TypeError), (None, TypeError)]
+)
+def test_a_break_that_makes_no_sense_is_refused(
+    connection: SerialConnection, duration: Any, kind: type[Exception]
+) -> None:
+    """Before it begins: else nobody would end it."""
+    assert connection.try_connect()
+    port = connection._listener.serial  # type: ignore[union-attr]
+    with pytest.raises(kind, match=re.escape(f"not {duration!r}")):
+        connection.send_break(duration)
+    assert not port.break_condition
 
 
 def test_send_break_takes_its_time_and_is_cut_short_by_the_lines_end(

@@ -1160,3 +1160,23 @@ def test_the_fixture_closes_its_device(tmp_path: Path) -> None:
 def test_the_plugin_loads_the_device_only_when_asked() -> None:
     script = "import sys, cnxman._pytest_plugin; sys.exit('cnxman.testing' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
+
+
+def test_a_line_that_is_full_takes_nothing_and_waits_for_nobody() -> None:
+    terminal = PseudoTerminal()
+    slave = os.open(terminal.path, os.O_RDWR | os.O_NOCTTY)
+    try:
+        while terminal.write(bytes(4096)):
+            pass
+        assert terminal.write(b"x") == 0
+    finally:
+        os.close(slave)
+        terminal.close()
+
+
+def test_a_child_closes_no_copy_of_a_line_that_was_hung_up_before() -> None:
+    """The number would be somebody else's by then."""
+    terminal = PseudoTerminal()
+    terminal.close()
+    terminal.leave_to_parent()
+    assert terminal.master == -1

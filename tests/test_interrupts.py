@@ -18,7 +18,7 @@ import pytest
 from manager_kit import AT_ONCE, NEVER, Caller, Ear, Script, in_line, wait_until, worker_of
 
 import cnxman
-from cnxman._inputs import Worker
+from cnxman._inputs import Inputs, Worker
 from cnxman.basics import ConnectionManager
 from cnxman.retry import RetryPolicy
 
@@ -104,6 +104,37 @@ def test_an_interrupt_at_any_place(case: str) -> None:
         except BaseException as error:
             error.add_note(f"interrupted at {interrupt.where}")
             raise
+
+
+def test_an_interrupt_before_connected_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever breaks off connect() finds the connection hung up, and everybody is told."""
+    connection = Script(True)
+    manager = ConnectionManager(connection, retry=NEVER)
+    ear = Ear(manager)
+    monkeypatch.setattr(manager._statistics, "count_connect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        manager.connect()
+    assert ear.told == [("ready", "connecting"), ("connecting", "disconnected")]
+    assert connection.calls == ["try_connect", "disconnect"]
+    assert workers_of(connection) == []
+    manager.teardown()
+
+
+def test_an_interrupt_before_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call stands in line no more."""
+    connection = Script(True)
+    manager = ConnectionManager(connection, retry=NEVER)
+    with monkeypatch.context() as patch:
+        patch.setattr(Inputs, "_run_in_turn", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            manager.connect()
+    assert in_line(manager) == []
+    assert connection.calls == []
+    manager.teardown()
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -1457,7 +1457,7 @@ def test_the_modem_lines_under_pyserials_names() -> None:
         connection.rts = None
         assert connection.rts is None
         connection.teardown()
-    with pytest.raises(TypeError, match="dtr must be True, False, or None"):
+    with pytest.raises(TypeError, match="dtr must be True, False or None"):
         connection.dtr = "up"  # type: ignore[assignment]
 
 

@@ -81,8 +81,9 @@ class Observed(ABC):
     def wait_until_connected(self, timeout: float | None = None) -> bool:
         """Wait until the manager is connected.
 
-        On a thread of the library's, so in most receivers, it answers at once: nothing would ever
-        change while it waited there.
+        While it is disconnected or was never asked to connect, this waits too: for somebody to call `connect()`.
+        On a thread of the library's, so in most receivers, it answers at once: nothing would ever change while
+        it waited there.
 
         Args:
             timeout: how long to wait, in seconds; None, or infinity, waits for as long as it takes.

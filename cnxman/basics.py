@@ -35,7 +35,7 @@ class ConnectionManager(Observed):
     `manager.state` or `manager.is_connected`.
 
     Args:
-        connection: what to keep up.
+        connection: what to keep up. It has one manager at a time.
         retry: how long to wait between attempts, and how many to make.
     """
 

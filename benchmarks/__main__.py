@@ -61,7 +61,7 @@ def main() -> int:
             for peer in running if turn % 2 == 0 else reversed(running):
                 samples[name][peer].append(measure(peer, name, metric.params))
         print(f"measured {name}: {metric.about}", file=sys.stderr)
-    where = f"cnxman {version('cnxman')}, Python {platform.python_version()}, Linux {platform.release()}"
+    where = f"cnxman {version('cnxman')}, Python {platform.python_version()}, Linux {platform.release().split('-')[0]}"
     where += f", {os.cpu_count()} CPUs; medians, in brackets times the floor's"
     held = bounds(samples)
     print(where, "", table(samples, peers), "", "It must hold:", "", *(f"- {line}" for line in held), sep="\n")

@@ -126,7 +126,7 @@ def cut_streams(draw: st.DrawFn) -> list[bytes]:
     return [data[begin:end] for begin, end in pairwise([0, *cuts, len(data)])]
 
 
-@settings(steady, max_examples=1000)
+@settings(steady, max_examples=600)
 @given(make=makers(), chunks=cut_streams())
 def test_any_cutting_gives_the_same_frames_and_tells_the_same(make: Callable[[], Ours], chunks: list[bytes]) -> None:
     cut, bytewise = make(), make()
@@ -156,7 +156,7 @@ def test_any_cutting_logs_the_same(make: Callable[[], Ours], chunks: list[bytes]
     assert heard[0] == heard[1] == heard[2]
 
 
-@settings(steady, max_examples=400)
+@settings(steady, max_examples=250)
 @given(make=makers(), before=cut_streams(), after=cut_streams())
 def test_after_a_reset_nothing_of_before_is_left(
     make: Callable[[], Ours], before: list[bytes], after: list[bytes]

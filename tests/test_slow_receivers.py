@@ -445,6 +445,17 @@ def test_a_line_that_falls_silent_while_its_receiver_is_busy_raises_the_alarm_af
     assert "nothing came from it" in str(hearer.alarms[0])
 
 
+def test_the_silence_counts_from_when_the_listener_reads_again(pty: Pty) -> None:
+    """The stand-in still waits, finds the line silent first, and has no say in it any more."""
+    _, stall, hearer = stalled(pty, idle_timeout=0.4)
+    time.sleep(0.2)  # half of the stand-in's wait
+    went_on = time.monotonic()
+    stall.go_on.set()
+    hearer.wait_for_event("alarm")
+    assert time.monotonic() - went_on > 0.35
+    assert hearer.names == ["opened", "data", "closed", "alarm"]
+
+
 @pytest.mark.parametrize("how", ["pull", "silence"])
 def test_after_a_relief_a_loss_is_told_once(pty: Pty, how: str) -> None:
     """The stand-in waits for the same line still, and may be the first to see its end."""

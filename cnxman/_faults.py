@@ -87,8 +87,10 @@ def not_opened(port: str, error: Exception) -> ConnectionException:
     elif number in IN_USE:
         words = _in_use(ports.node_of(port))
     else:
-        known = {} if ports.scheme_of(port) == "usb" else _NOT_OPENED  # find_usb's own words say more
-        words = known.get(number or 0) or _text(error)
+        if ports.scheme_of(port) == "usb":  # find_usb's own words say more
+            words = getattr(error, "strerror", None) or _text(error)
+        else:
+            words = _NOT_OPENED.get(number or 0) or _text(error)
         if number is None and ports.scheme_of(port) == "rfc2217" and "ign_set_control" not in port:
             words += "; if the server acknowledges no modem lines, add ign_set_control to the URL"
     return ConnectionException(f"cannot open {port}: {words}", error)

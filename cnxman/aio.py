@@ -116,7 +116,9 @@ class AsyncManager(AsyncLine):
     """
 
     def __init__(self, manager: ConnectionManager, *, buffer_size: int | None = None) -> None:
-        connection = manager._connection
+        if not isinstance(manager, ConnectionManager):
+            raise TypeError(f"manager must be a ConnectionManager, not {manager!r}")
+        connection = manager.connection
         serial = connection if isinstance(connection, SerialConnection) else None
         super().__init__(str(connection), serial, buffer_size)
         self.manager = manager

@@ -58,7 +58,7 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
     Raises:
         TypeError: if it is no str.
         ValueError: if it is empty, if it has control characters (which would get into logs), if its scheme is unknown
-            or not allowed, or if a usb:// URL is malformed.
+            or not allowed, or if a usb:// URL is malformed, or one of a network port has no host or port number.
     """
     if isinstance(schemes, str):
         raise TypeError(f"schemes must be a collection of schemes, such as {{{schemes!r}}}, not the str {schemes!r}")
@@ -74,8 +74,18 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
         raise ValueError(f"port {port!r}: pyserial knows no scheme {scheme}://")
     if scheme == "usb":
         parse_usb(port)
+    if scheme in ("socket", "rfc2217") and not _names_a_socket(port):
+        raise ValueError(f"port must name a host and a port number, as in {scheme}://192.168.0.7:4001, not {port!r}")
     if any(unicodedata.category(character) == "Cc" for character in port):
         raise ValueError(f"port must name a device, without control characters, not {port!r}")
+
+
+def _names_a_socket(port: str) -> bool:
+    try:
+        parts = urlsplit(port)
+        return bool(parts.hostname and parts.port)
+    except ValueError:  # no number, or one that is too large
+        return False
 
 
 def _is_known(scheme: str) -> bool:

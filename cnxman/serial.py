@@ -249,13 +249,14 @@ class SerialConnection(Conversation):
 
     def _prepare(self) -> ConnectionException | None:
         try:
-            if self.prepare():
+            answer = self.prepare()
+            if answer:
                 return None
         except Exception as error:
             if isinstance(error, ConnectionException):
                 return error
             return ConnectionException(f"{self._port} could not be prepared: {error}", error)
-        refusal = f"{self._port}: prepare() returned False"
+        refusal = f"{self._port}: prepare() returned {answer!r}, which is not True"
         return ConnectionException(refusal, ConnectionError(refusal))
 
     def _fail(self, error: ConnectionException) -> bool:

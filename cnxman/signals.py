@@ -42,6 +42,18 @@ class Signal(Enum):
 
 _ANYBODY = id(dispatcher.Any)
 
+_TOLD_WITH = {
+    "raise-alarm": {"error"},
+    "state-changed": {"state", "previous", "error"},
+    "retry-scheduled": {"attempt", "delay", "error"},
+    "data-received": {"data"},
+    "read-error": {"error"},
+    "opened": set[str](),
+    "closed": {"error"},
+    "frame-received": {"frame", "framer"},
+}
+"""The named arguments of the library's own signals, besides `sender` and `signal`."""
+
 
 class _Held:
     """A subscription: a signal, and the receiver that hears it, or a weak reference to it."""
@@ -208,11 +220,12 @@ def subscribe(sender: object, receiver: Receiver, signal: Hashable) -> Callable[
         A function that ends it; it may be called from any thread, and more than once.
 
     Raises:
-        TypeError: if the receiver cannot be called, or does not tell which arguments it takes; or if this sender never
-            sends such a signal.
+        TypeError: if the receiver cannot be called, or does not tell which arguments it takes; if this sender never
+            sends such a signal; or if the receiver needs an argument that the signal has not.
     """
     _check_receiver(receiver)
     _check_signal(sender, signal)
+    _check_names(receiver, signal)
     subscribed: list[_Held] = sender.__dict__.setdefault("_subscribed", [])
     held = _Held(signal, receiver)
     subscribed.append(held)
@@ -246,13 +259,36 @@ def _check_signal(sender: object, signal: Hashable) -> None:
     """Refuse what looks like one of the library's signals, but would never be sent by this sender."""
     kinds = [vars(kind)["Signals"] for kind in type(sender).__mro__ if "Signals" in vars(kind)]
     known = {member.value: member for kind in kinds for member in kind}
-    if isinstance(signal, Signal) and type(signal).__module__.startswith(f"{__package__}."):
+    if _is_ours(signal):
         is_sent = signal in known.values()
     else:  # a signal of the user's own; but mind a string such as "data-received"
         is_sent = signal is not None and not (isinstance(signal, str) and signal in known)
     if not is_sent:
         allowed = ", ".join(f"{type(sender).__name__}.{member}" for member in known.values())
         raise TypeError(f"signal must be one that {sender!r} sends, such as {allowed}; not {signal!r}")
+
+
+def _is_ours(signal: Hashable) -> bool:
+    return isinstance(signal, Signal) and type(signal).__module__.startswith(f"{__package__}.")
+
+
+def _check_names(receiver: Receiver, signal: Hashable) -> None:
+    """Refuse a receiver that could only ever raise."""
+    if not isinstance(signal, Signal) or not _is_ours(signal):
+        return  # a signal of the user's own
+    told = _TOLD_WITH[signal.value] | {"sender", "signal"}
+    wanted = inspect.signature(receiver, follow_wrapped=False).parameters.values()
+    by_itself = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    unknown = [
+        each.name
+        for each in wanted
+        if each.default is each.empty and each.kind not in by_itself and each.name not in told
+    ]
+    if unknown:
+        raise TypeError(
+            f"{name_of(receiver)} takes {', '.join(unknown)}, but {signal} comes with {', '.join(sorted(told))}:"
+            " arguments are told by their names"
+        )
 
 
 def _check_receiver(receiver: Receiver) -> None:

@@ -208,7 +208,9 @@ class SimulatedDevice(Faults):
             ConnectionError: the device isn't plugged in, or was pulled out meanwhile.
 
         """
-        message = Message(bytes(memoryview(data)))
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data must be bytes, not {data!r}")
+        message = Message(bytes(data))
         with self._line.changed:
             self._plugged()
             if not message.data:
@@ -232,7 +234,8 @@ class SimulatedDevice(Faults):
         Raises:
             TimeoutError: it hadn't read all after `timeout` seconds.
             ConnectionError: the device isn't plugged in, or was pulled out meanwhile.
-            OSError: the host keeps all others from opening the port (TIOCEXCL), so that it can't be told.
+            OSError: the host is another process, which keeps all others from opening the port (TIOCEXCL), so that it
+                can't be told. (Not where this process is root's.)
 
         """
         until = time.monotonic() + timeout

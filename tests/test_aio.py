@@ -446,11 +446,14 @@ def test_bad_arguments(serial_device: SimulatedDevice) -> None:
         line = AsyncConnection(connection)
         with pytest.raises(TypeError, match="data must be bytes, not 'x'"):
             await line.write("x")  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="framer"):
-            line.frames(b"\n")  # type: ignore[arg-type]
+        for wrong in (b"\n", Lines):
+            with pytest.raises(TypeError, match="framer"):
+                line.frames(wrong)  # type: ignore[arg-type]
 
     with pytest.raises(ValueError, match="buffer_size must be 1 byte or more, not 0"):
         AsyncConnection(connection, buffer_size=0)
+    with pytest.raises(TypeError, match="manager must be a ConnectionManager, not <SerialConnection"):
+        AsyncManager(connection)  # type: ignore[arg-type]
     asyncio.run(main())
 
 

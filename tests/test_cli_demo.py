@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from ordinary import AS_ORDINARY
 
 import cnxman
 from cnxman._command import demo
@@ -20,7 +21,7 @@ LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3}  (\w+) *(.*)")
 def story():
     """What the demo said, line by line: (what, text); and how it ended."""
     begin = time.monotonic()
-    done = subprocess.run([COMMAND, "demo"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*AS_ORDINARY, COMMAND, "demo"], capture_output=True, text=True, timeout=30, check=False)
     took = time.monotonic() - begin
     found = [LINE.fullmatch(line) for line in done.stdout.splitlines()]
     assert all(found), done.stdout

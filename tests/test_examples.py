@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import serial.threaded
+from ordinary import AS_ORDINARY
 
 from cnxman.testing import SimulatedDevice
 
@@ -44,7 +45,7 @@ SAYS = {
 
 def run(example: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(example), *arguments],
+        [*AS_ORDINARY, sys.executable, "-W", "error", str(example), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

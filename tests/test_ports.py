@@ -565,6 +565,15 @@ def test_the_scheme_of_a_port(port: str, scheme: str) -> None:
     assert ports.scheme_of(port) == scheme
 
 
+@pytest.mark.parametrize(
+    "port", ["socket://127.0.0.1", "socket://:4001", "rfc2217://host:x", "rfc2217://host:70000", "socket://[::1:4001"]
+)
+def test_a_network_port_without_host_or_number_is_refused(port: str) -> None:
+    message = rf"port must name a host and a port number, as in .*, not {re.escape(repr(port))}"
+    with pytest.raises(ValueError, match=message):
+        ports.check(port)
+
+
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.one_of(st.text(), st.builds("{}://{}".format, st.text(max_size=8), st.text())))
 @example("..://x")

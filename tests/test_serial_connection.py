@@ -532,7 +532,8 @@ def own_words(_: Prepared) -> bool:
 @pytest.mark.parametrize(
     ("how", "words", "inner"),
     [
-        (no, "prepare() returned False", ConnectionError),
+        (no, "prepare() returned False, which is not True", ConnectionError),
+        (lambda _: None, "prepare() returned None, which is not True", ConnectionError),
         (broken, "no answer", KeyError),
         (own_words, "the pump is off", TimeoutError),
     ],

@@ -11,16 +11,24 @@ from dataclasses import dataclass, field
 from functools import partial, wraps
 
 import pytest
-from manager_kit import BOUND, Caller, Script, all_join
+from manager_kit import BOUND, Caller, Script, all_join, wait_until
 from pydispatch import dispatcher
 
 from cnxman import signals
 from cnxman._threads import LibraryThread
 from cnxman.basics import Connection, ConnectionManager
-from cnxman.serial import SerialConnection
+from cnxman.framing import Lines
+from cnxman.serial import SerialConnection, SerialListener
+from cnxman.testing import SimulatedDevice
 
 ALARM = Connection.Signals.RAISE_ALARM
 Tell = Callable[..., None]
+
+
+class Wanting:
+    def hear(self, what: object) -> None: ...
+
+    def __call__(self, what: object) -> None: ...
 
 
 class OnLibraryThread(LibraryThread):
@@ -153,6 +161,67 @@ def test_a_signal_that_is_never_sent_is_refused(sender: Script, signal: object) 
     message = f"sends, such as Script.Signals.RAISE_ALARM; not {signal!r}"
     with pytest.raises(TypeError, match=re.escape(message)):
         sender.subscribe(lambda: None, signal)
+
+
+@pytest.mark.parametrize(
+    ("receiver", "wanted"),
+    [
+        (lambda line: line, "line"),
+        (lambda error, data, *, extra: None, "data, extra"),
+        (Wanting().hear, "what"),
+        (Wanting(), "what"),
+    ],
+)
+def test_a_receiver_that_could_only_ever_raise_is_refused(
+    sender: Script, receiver: Callable[..., object], wanted: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"takes {wanted}, but .*RAISE_ALARM comes with error, sender, signal"):
+        sender.subscribe(receiver)
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [lambda: None, lambda error: None, lambda sender, signal: None, lambda other=1: None, lambda *a, **k: None],
+)
+def test_a_receiver_names_what_it_likes(sender: Script, tell: Tell, receiver: Callable[..., object]) -> None:
+    heard: list[int] = []
+    sender.subscribe(receiver)
+    sender.subscribe(lambda: heard.append(1))
+    sender.subscribe(lambda what: None, "a signal of my own")
+    tell()
+    assert heard == [1]
+
+
+def test_signals_come_with_what_receivers_are_promised(serial_device: SimulatedDevice) -> None:
+    """Each of the library's signals, as it is sent."""
+    told: dict[str, set[str]] = {}
+    connection = SerialConnection(serial_device.port)
+    manager = ConnectionManager(connection)
+    frame = threading.Event()
+    for each in (connection, manager):
+        for signal in each.Signals:
+            each.subscribe(lambda signal, **named: told.__setitem__(signal.value, set(named) | {"signal"}), signal)
+    connection.subscribe(lambda error: told.__setitem__("raise-alarm", {"error", "sender", "signal"}), ALARM)
+    connection.add_framer(Lines())
+    connection.subscribe(frame.set, SerialConnection.Signals.FRAME_RECEIVED)
+    with manager:
+        read_error = SerialListener.Signals.READ_ERROR
+        dispatcher.connect(Told(told), read_error, connection._listener, weak=False)
+        serial_device.send(b"x\n")
+        assert frame.wait(BOUND)
+        serial_device.unplug()
+        wait_until(lambda: "retry-scheduled" in told, "it is lost")
+    assert told == {value: names | {"sender", "signal"} for value, names in signals._TOLD_WITH.items()}
+
+
+class Told:
+    """Notes with what it is called."""
+
+    def __init__(self, told: dict[str, set[str]]) -> None:
+        self.told = told
+
+    def __call__(self, signal: object, **named: object) -> None:
+        self.told[signal.value] = set(named) | {"signal"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("signal", ["my-alarm", 7, dispatcher.Any])

@@ -19,6 +19,7 @@ import pytest
 import serial
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ordinary import AS_ORDINARY
 
 import cnxman._simulation.line
 import cnxman._simulation.pty
@@ -186,6 +187,59 @@ def test_drain_waits_until_the_host_has_read_all(device: SimulatedDevice) -> Non
         drained = in_thread(device.drain)
         assert read(host, 1) == b"x"
         assert drained.get(timeout=5) is None
+
+
+EXCLUDED = '''
+import errno, subprocess, sys
+from cnxman import SerialConnection
+from cnxman.testing import SimulatedDevice
+
+HOST = """
+import fcntl, os, sys, termios
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDWR), termios.TIOCEXCL)
+sys.stdin.read()
+"""
+
+with SimulatedDevice() as device:
+    connection = SerialConnection(device.port)
+    heard = []
+    connection.subscribe(lambda data: heard.append(data))
+    assert connection.try_connect()
+    try:
+        open(device.port)
+    except OSError as error:
+        assert error.errno == errno.EBUSY
+    else:
+        sys.exit("this process is not kept out")
+    device.send(b"x" * 5000)
+    device.drain()
+    connection.disconnect()
+    assert sum(map(len, heard)) == 5000
+    device.unplug()
+    device.plug()
+    with subprocess.Popen([sys.executable, "-c", HOST, device.port], stdin=subprocess.PIPE) as host:
+        device.wait_opened()
+        while True:
+            try:
+                device.drain()
+            except OSError as error:
+                assert error.errno == errno.EBUSY
+                break
+        host.stdin.close()
+'''
+"""What somebody who isn't root meets: the library itself keeps all others from opening the port."""
+
+
+def test_drain_where_the_host_keeps_others_out() -> None:
+    done = subprocess.run(
+        [*AS_ORDINARY, sys.executable, "-c", EXCLUDED], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_only_bytes_can_be_sent(device: SimulatedDevice) -> None:
+    with pytest.raises(TypeError, match="data must be bytes, not 'x'"):
+        device.send("x")  # type: ignore[arg-type]
 
 
 def test_drain_waits_for_what_waits_for_a_host(device: SimulatedDevice) -> None:

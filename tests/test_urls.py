@@ -229,14 +229,6 @@ def test_a_stalled_receiver_of_a_socket_is_relieved_too(far_end: FarEnd) -> None
         connection.teardown()
 
 
-@pytest.mark.parametrize("url", ["socket://", "socket://127.0.0.1", "socket://127.0.0.1:99999", "socket://x:y"])
-def test_a_socket_url_that_means_nothing_is_a_failed_attempt(url: str) -> None:
-    connection = SerialConnection(url)
-    with no_leak():
-        assert not connection.try_connect()
-    assert "cannot open" in str(connection.last_error)
-
-
 # -- spy://, alt://, hwgrep:// ----------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ class AsyncLine(ABC):
         Args:
             framer: what cuts the data into frames; see `cnxman.framing`. It begins anew, and serves nobody else.
         """
-        if not isinstance(framer, Framer):
+        if isinstance(framer, type) or not isinstance(framer, Framer):
             raise TypeError(f"a framer has the methods feed and reset, as those of cnxman.framing, unlike {framer!r}")
         framer.reset()
         return self._stream(framer)

@@ -84,16 +84,34 @@ class PseudoTerminal:
         `poll` either: so it has to stay so for a while.
 
         Raises:
-            OSError: the host keeps others out (TIOCEXCL).
+            OSError: the host is another process, and keeps others out (TIOCEXCL).
 
         """
-        slave = os.open(self.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        slave = self._slave()
         try:
             poll = select.poll()
             poll.register(slave, select.POLLIN)
             return not poll.poll(_QUIET)
         finally:
             os.close(slave)
+
+    def _slave(self) -> int:
+        """A descriptor of the slave: a new one, or a copy of the host's, where that is in this process."""
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError as error:
+            copy = self._copy_of_ours() if error.errno == errno.EBUSY else None
+            if copy is None:
+                raise
+            return copy
+
+    def _copy_of_ours(self) -> int | None:
+        tty_number = os.stat(self.path).st_rdev
+        for number in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.fstat(int(number)).st_rdev == tty_number:
+                    return os.dup(int(number))
+        return None
 
     def close(self) -> None:
         """Hang up: whoever has the port open finds the line lost."""

@@ -4,9 +4,11 @@ The device is simulated, on a pseudo-terminal. The manager, the connection and t
 of one's own would use.
 """
 
-import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, SerialConnection
+from cnxman._command.ending import Ending
 from cnxman._command.events import Events, reason, seconds
 from cnxman._command.stdio import STDOUT
 from cnxman.testing import SimulatedDevice
@@ -29,7 +31,7 @@ def run(pace: float = 1.0) -> int:
     except NotImplementedError as error:
         events.tell("error", str(error))
         return 1
-    with device:
+    with Ending(STDOUT) as ending, device:
         connection = SerialConnection(device.port, 115200)
         manager = ConnectionManager(connection)
 
@@ -43,30 +45,26 @@ def run(pace: float = 1.0) -> int:
         manager.subscribe(on_state)
         manager.subscribe(on_retry, ConnectionManager.Signals.RETRY_SCHEDULED)
         with manager:
-            _tell_the_story(device, events, pace)
+            for pause, act in _story(device, events):
+                act()
+                if ending.comes_within(pause * pace):
+                    break
     return 0
 
 
-def _tell_the_story(device: SimulatedDevice, events: Events, pace: float) -> None:
-    _talk(device, events, pace)
-    events.tell("cable", "pulled out, for 3 seconds")
-    device.unplug()
-    _pause(3 * pace, events)
-    events.tell("cable", "put back")
-    device.plug()
-    device.wait_opened()
-    _talk(device, events, pace)
+def _story(device: SimulatedDevice, events: Events) -> Iterator[tuple[float, Callable[[], object]]]:
+    """What happens, each with the pause after it, in seconds."""
+    yield from _talk(device)
+    yield 0, lambda: events.tell("cable", "pulled out, for 3 seconds")
+    yield 3, device.unplug
+    yield 0, lambda: events.tell("cable", "put back")
+    yield 0, device.plug
+    yield 0, device.wait_opened
+    yield from _talk(device)
 
 
-def _talk(device: SimulatedDevice, events: Events, pace: float) -> None:
+def _talk(device: SimulatedDevice) -> Iterator[tuple[float, Callable[[], object]]]:
+    yield 0.4, lambda: None
     for reading in _READINGS:
-        _pause(0.4 * pace, events)
-        device.send(reading)
-    device.drain()
-    _pause(0.2 * pace, events)
-
-
-def _pause(duration: float, events: Events) -> None:
-    """Sleep, unless nobody looks on any more, as in `cnxman demo | head`."""
-    if not events.closed:
-        threading.Event().wait(duration)
+        yield 0.4, partial(device.send, reading)
+    yield 0.2, device.drain

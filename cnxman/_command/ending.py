@@ -64,11 +64,21 @@ class Ending:
             The exit status.
         """
         while self._status is None:
-            if self._bell is None:
-                time.sleep(_LOOK_EVERY)
-            elif self._bell.wait_for_closed(self._output):
-                self.end()
+            self._wait_once(None)
         return self._status
+
+    def comes_within(self, duration: float) -> bool:
+        """Wait for the end, but for so many seconds at most; tell whether it has come."""
+        until = time.monotonic() + duration
+        while self._status is None and (left := until - time.monotonic()) > 0:
+            self._wait_once(left)
+        return self._status is not None
+
+    def _wait_once(self, most: float | None) -> None:
+        if self._bell is None:
+            time.sleep(_LOOK_EVERY if most is None else min(most, _LOOK_EVERY))
+        elif self._bell.wait_for_closed(self._output, most):
+            self.end()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.end()
@@ -89,13 +99,16 @@ class _Bell:
             if not self._closed:  # else it is all over, and this is a thread that is left
                 os.write(self._in, b"!")
 
-    def wait_for_closed(self, output: int) -> bool:
-        """Wait until the bell rings, or until `output` is a pipe that nobody reads; tell whether it was that."""
+    def wait_for_closed(self, output: int, most: float | None) -> bool:
+        """Wait until the bell rings, or until `output` is a pipe that nobody reads; tell whether it was that.
+
+        At most for so many seconds; None waits for as long as it takes.
+        """
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         if is_pipe(output):
             poll.register(output, 0)  # an error is told in any case
-        happened = dict(poll.poll())
+        happened = dict(poll.poll(None if most is None else most * 1000))
         if self._out in happened:
             os.read(self._out, 64)  # a signal's number; its handler is called about now
         return output in happened

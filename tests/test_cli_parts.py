@@ -341,8 +341,10 @@ def test_without_poll_the_end_is_looked_for(monkeypatch):
     monkeypatch.delattr(ending_module.select, "poll")
     monkeypatch.delattr(ending_module.signal, "SIGHUP")
     with Ending(1) as ending:
+        assert not ending.comes_within(0.01)
         threading.Timer(0.05, ending.end, [3]).start()
         assert ending.wait() == 3
+        assert ending.comes_within(0)
     assert not stdio_module.is_abandoned(1)
 
 

@@ -119,7 +119,8 @@ class Observed(ABC):
             A function that ends the subscription.
 
         Raises:
-            TypeError: if the receiver cannot be called, or does not tell which arguments it takes.
+            TypeError: if the receiver cannot be called, does not tell which arguments it takes, or needs one that the
+                signal has not; or for a signal that is never sent.
         """
         return signals.subscribe(self, receiver, signal)
 

@@ -326,6 +326,13 @@ def release(port: serial.Serial) -> None:
             _logger.debug("releasing %s: %s", port.port, error)  # lost: then nothing is held either
 
 
+def let_go(port: serial.Serial) -> None:
+    """Close a port of which no line has been made."""
+    if port.is_open and is_plain(port) and not is_socket(port) and port.exclusive:
+        release(port)
+    close_port(port)
+
+
 def _let_out(fd: int) -> None:
     """Give what was written a moment to go out, then drop the rest, so that closing does not wait for it."""
     until = time.monotonic() + DRAIN

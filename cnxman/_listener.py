@@ -8,8 +8,8 @@ import serial as pyserial
 from cnxman import _faults, _fork, signals
 from cnxman._backlog import Backlog
 from cnxman._call_line import CallLine
-from cnxman._descriptor_line import DescriptorLine, is_plain
-from cnxman._line import close_port, leave_port, open_port
+from cnxman._descriptor_line import DescriptorLine, is_plain, let_go
+from cnxman._line import leave_port, open_port
 from cnxman._threads import LibraryThread
 from cnxman.basics import ConnectionException
 
@@ -109,7 +109,7 @@ class SerialListener(LibraryThread):
             Whether it has ended. One that could not be started never began.
         """
         if self.ident is None:
-            close_port(self._serial)
+            let_go(self._serial)
             return True
         self.join(timeout)
         return not self.is_alive()
@@ -180,7 +180,7 @@ class SerialListener(LibraryThread):
         if self._source is not None:
             self._source.end()
         else:
-            close_port(self._serial)
+            let_go(self._serial)
         self.ready.set()
         if not self.delivery.called_off:
             self._on_end(error)

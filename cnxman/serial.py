@@ -18,8 +18,8 @@ from cnxman import _faults, _fork, _settings, ports, signals
 from cnxman._checks import check_size
 from cnxman._connections_listener import ConnectionsListener
 from cnxman._conversation import Conversation
-from cnxman._descriptor_line import keep_others_out
-from cnxman._line import Line, close_port, open_port
+from cnxman._descriptor_line import keep_others_out, let_go
+from cnxman._line import Line, open_port
 from cnxman._line_statistics import DriverCounts, SerialStatistics
 from cnxman._listener import BUFFER_SIZE, SerialListener
 from cnxman._settings import Settings
@@ -220,7 +220,7 @@ class SerialConnection(Conversation):
             if self._exclusive:
                 keep_others_out(port)
         except BaseException:
-            close_port(port)  # else the exception's traceback would keep open what pyserial has opened
+            let_go(port)  # else the exception's traceback would keep open what pyserial has opened
             raise
         return port
 

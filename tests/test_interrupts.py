@@ -15,10 +15,10 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 import pytest
-from manager_kit import AT_ONCE, NEVER, Caller, Ear, Script, in_line, wait_until, worker_of
+from manager_kit import AT_ONCE, NEVER, Caller, Ear, Script, in_line, wait_until, wait_until_waiting, worker_of
 
 import cnxman
-from cnxman._inputs import Inputs, Worker
+from cnxman._inputs import Input, Inputs, Worker
 from cnxman.basics import ConnectionManager
 from cnxman.retry import RetryPolicy
 
@@ -211,3 +211,28 @@ def check(manager: ConnectionManager, connection: Script, ear: Ear) -> None:
     ear.check_order()
     assert ear.states[-1] == "torndown"
     wait_until(lambda: not workers_of(connection), "no thread is left")
+
+
+def test_an_interrupt_before_its_turn_lets_the_next_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits behind the call in line is woken when it is taken out."""
+    connection = Script(True)
+    manager = ConnectionManager(connection, retry=NEVER)
+    me, run_in_turn = threading.current_thread(), Inputs._run_in_turn
+    behind: list[Caller] = []
+
+    def interrupted(inputs: Inputs, given: Input) -> None:
+        if threading.current_thread() is not me:
+            run_in_turn(inputs, given)
+            return
+        behind.append(Caller(manager.connect))
+        wait_until_waiting(behind[0].thread, run_in_turn)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inputs, "_run_in_turn", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.connect()
+        behind[0].join()
+    assert manager.is_connected
+    assert connection.attempts == 1
+    manager.teardown()

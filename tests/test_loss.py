@@ -836,3 +836,18 @@ def test_the_clock_may_be_set_back(pty: Pty, monkeypatch: pytest.MonkeyPatch) ->
         pty.plug()
         hearer.wait_for_event("opened", 2)
         assert manager.wait_until_connected(BOUND)
+
+
+# -- additions --
+
+
+def test_a_line_that_was_lost_is_forgotten_once_all_was_told(pty: Pty) -> None:
+    """Though nobody has hung up."""
+    connection = SerialConnection(pty.path)
+    hearer = Hearer(connection)
+    with no_leak():
+        assert connection.try_connect()
+        pty.pull()
+        hearer.wait_for_event("alarm")
+        wait_until(lambda: connection._listener is None, "no listener is kept")
+    assert hearer.names == ["opened", "closed", "alarm"]

@@ -29,9 +29,10 @@ from manager_kit import (
     worker_of,
 )
 
-from cnxman._inputs import Inputs, Worker
+from cnxman import _inputs
+from cnxman._inputs import Input, Inputs, Worker
 from cnxman._manual_clock import ManualClock
-from cnxman._threads import LibraryThread
+from cnxman._threads import LibraryThread, on_library_thread
 from cnxman.basics import Connection, ConnectionManager
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
@@ -873,3 +874,75 @@ def test_a_forked_child_leaves_it_to_the_parent() -> None:
         """)
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# -- additions --
+
+
+def test_a_call_on_a_thread_of_the_library_does_not_wait_for_one_that_has_yet_to_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between two inputs nothing runs, and still it would not be its turn."""
+    run_in_turn = Inputs._run_in_turn
+    held, go = threading.Event(), threading.Event()
+
+    def hold(inputs: Inputs, given: Input) -> None:
+        if not on_library_thread():
+            held.set()
+            assert go.wait(BOUND)
+        run_in_turn(inputs, given)
+
+    connection = Script(True)
+    manager = ConnectionManager(connection, retry=NEVER)
+    ear = Ear(manager)
+    with monkeypatch.context() as patch:
+        patch.setattr(Inputs, "_run_in_turn", hold)
+        caller = Caller(manager.connect)
+        assert held.wait(BOUND)
+        try:
+            LibraryCaller(manager.disconnect).join()
+            assert in_line(manager) == ["connect", "disconnect"]
+        finally:
+            go.set()
+        caller.join()
+    ear.wait_for_state("disconnected")
+    assert connection.calls == ["try_connect", "disconnect"]
+    manager.teardown()
+
+
+def test_what_a_thread_of_the_library_asks_for_is_not_lost_with_an_interrupted_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stands in line by itself, also right behind a caller who wants the same and may yet be broken off."""
+    gate = Gate()
+    connection = Script(gate, True)
+    manager = ConnectionManager(connection, retry=NEVER)
+    ear = Ear(manager)
+    caller = Caller(manager.connect)
+    assert gate.begun.wait(BOUND)
+
+    def interrupted(*_: object) -> None:
+        LibraryCaller(manager.disconnect).join()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inputs, "_run_in_turn", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.disconnect()
+    assert in_line(manager) == ["disconnect"]
+    gate.go.set()
+    caller.join()
+    ear.wait_for_state("disconnected")
+    assert connection.calls == ["try_connect", "disconnect"]
+    manager.teardown()
+
+
+@pytest.mark.parametrize("call", ["disconnect", "teardown"])
+def test_it_returns_as_soon_as_the_thread_has_ended(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when the longest farewell is over: the thread says that it goes."""
+    monkeypatch.setattr(_inputs, "LONGEST_FAREWELL", 3 * BOUND)
+    manager = ConnectionManager(Script(True), retry=NEVER)
+    manager.connect()
+    Caller(getattr(manager, call)).join()
+    assert worker_of(manager) is None
+    Caller(manager.teardown).join()

@@ -1729,3 +1729,32 @@ def test_the_package_hands_them_on() -> None:
     assert SerialListener.__module__ == SerialConnection.__module__ == "cnxman.serial"
     assert issubclass(SerialConnection, Connection)
     assert json.dumps(Signals.OPENED.value) == '"opened"'
+
+
+# -- additions --
+
+
+def test_why_it_could_not_be_prepared_is_said_also_when_prepare_has_hung_up(pty: Pty) -> None:
+    """A device that does not answer, and a prepare() that disconnects before it says so."""
+
+    def give_up(connection: Prepared) -> bool:
+        connection.disconnect()
+        return own_words(connection)
+
+    connection = Prepared(pty.path, give_up)
+    with no_leak():
+        assert connection.try_connect() is False
+        assert not connection.is_connected
+    assert "the pump is off" in str(connection.last_error)
+
+
+def test_a_newer_attempt_made_by_prepare_holds_when_the_older_one_is_given_up(pty: Pty) -> None:
+    def begin_again(connection: Prepared) -> bool:
+        connection.how = lambda _: True
+        return connection.try_connect()
+
+    connection = Prepared(pty.path, begin_again)
+    with no_leak():
+        assert connection.try_connect() is False, "the older one never wins"
+        assert connection.is_connected
+        connection.teardown()

@@ -18,6 +18,7 @@ from cnxman import signals
 from cnxman._threads import LibraryThread
 from cnxman.basics import Connection, ConnectionManager
 from cnxman.framing import Lines
+from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection, SerialListener
 from cnxman.testing import SimulatedDevice
 
@@ -222,14 +223,6 @@ class Told:
 
     def __call__(self, signal: object, **named: object) -> None:
         self.told[signal.value] = set(named) | {"signal"}  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("signal", ["my-alarm", 7, dispatcher.Any])
-def test_a_signal_of_ones_own_may_be_anything(sender: Script, signal: object) -> None:
-    heard: list[object] = []
-    sender.subscribe(lambda signal: heard.append(signal), signal)
-    signals.send(sender, "my-alarm" if signal is dispatcher.Any else signal)
-    assert len(heard) == 1
 
 
 def test_only_that_signal_from_that_sender(sender: Script, tell: Tell) -> None:
@@ -617,3 +610,36 @@ def test_subscriptions_are_never_lost() -> None:
         other.join()
         sys.setswitchinterval(before)
     assert not sender.__dict__["_subscribed"]
+
+
+# -- additions --
+
+
+class Own(signals.Signal):
+    """A user's own signals, made as the library's are."""
+
+    DONE = "done"
+
+
+@pytest.mark.parametrize("signal", ["my-alarm", 7, Own.DONE, RetryPolicy(), dispatcher.Any])
+def test_a_signal_of_ones_own_may_be_anything(sender: Script, signal: object) -> None:
+    heard: list[object] = []
+    sender.subscribe(lambda signal: heard.append(signal), signal)
+    signals.send(sender, "my-alarm" if signal is dispatcher.Any else signal)
+    assert len(heard) == 1
+
+
+def test_a_wrapper_says_itself_what_it_takes(sender: Script, tell: Tell) -> None:
+    """Not what it wraps, which may need more than the signal comes with."""
+    heard: list[object] = []
+
+    def note(error: object, where: str) -> None:
+        heard.append((error, where))
+
+    @wraps(note)
+    def wrapper(error: object) -> None:
+        note(error, "here")
+
+    sender.subscribe(wrapper)
+    tell(error=1)
+    assert heard == [(1, "here")]

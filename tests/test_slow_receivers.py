@@ -21,7 +21,8 @@ from line_kit import BOUND, Hearer, Pty, library_threads, no_leak, pattern, wait
 from manager_kit import Caller
 
 from cnxman import _backlog
-from cnxman._backlog import LOOK_EVERY, Lookout, StandIn
+from cnxman._backlog import LITTLE, LOOK_EVERY, Backlog, Lookout, StandIn
+from cnxman._descriptor_line import DescriptorLine
 from cnxman.serial import SerialConnection
 
 Signals = SerialConnection.Signals
@@ -688,3 +689,34 @@ def test_the_lookout_is_made_once_more_after_a_line_ended_in_a_look(pty: Pty) ->
             connection.disconnect()
     assert hearer.alarms == []
     assert _backlog._lookout is None
+
+
+def test_the_next_look_is_soon_after_one_at_a_line_that_has_said_much(
+    pty: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_backlog, "_watch", lambda _: None)  # the looks are the test's own
+    with serial.Serial(pty.path, timeout=0) as port:
+        source = Backlog(DescriptorLine(port, None), 1000)
+
+        def is_soon_after(size: int) -> bool:
+            pty.send(bytes(size))
+            while size:
+                size -= len(source.read())
+                source.delivered()
+            return source.look()
+
+        assert not is_soon_after(LITTLE - 1)
+        assert is_soon_after(LITTLE)
+        assert not source.look()  # nothing has come since
+        source.end()
+
+
+def test_a_store_that_was_full_takes_more_once_it_is_half_empty(pty: Pty) -> None:
+    with serial.Serial(pty.path, timeout=0) as port:
+        source = Backlog(DescriptorLine(port, None), 1000)
+        room = []
+        for used in (999, 1000, 501, 500, 999, 1000):
+            source._store[:] = bytes(used)
+            room.append(source._room())
+        assert room == [1, 0, 0, 500, 1, 0]
+        source.end()

@@ -370,5 +370,5 @@ print(json.dumps({"different": found, "threads": line_kit.library_threads()}))
 
 
 def test_a_storm_of_forks_hurts_neither_side() -> None:
-    times = os.environ.get("CNXMAN_FORKS", "60")
+    times = os.environ.get("CNXMAN_FORKS", "40")
     assert run_script(STORM, times, timeout=600) == {"different": [], "threads": []}

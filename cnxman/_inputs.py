@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable
 
 from cnxman import _clock
-from cnxman._threads import LibraryThread, inside, must_not_wait, on_library_thread
+from cnxman._threads import LibraryThread, inside, may_be_awaited, on_library_thread
 from cnxman._wait import Wait
 
 _logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Inputs:
             given.owner = None if me is self._worker else me
             self._line.append(given)
             return True
-        if not must_not_wait() or not (self._running or self._line):
+        if not may_be_awaited() or not (self._running or self._line):
             return False
         if not (self._line and self._line[-1].name == name and self._line[-1].owner is None):
             self._leave_to_worker(given)  # else the one in front of it does all that it could do
@@ -134,7 +134,7 @@ class Inputs:
             joined = self._running
             if joined is None or not running() or any(i.name in barred_by for i in self._line):
                 return False
-            if not must_not_wait():
+            if not may_be_awaited():
                 self._change.wait_for(lambda: self._running is not joined)
             return True
 
@@ -257,7 +257,7 @@ class Inputs:
     def _next_of(self, me: threading.Thread) -> Input | None:
         with self.lock:
             mine = [i for i in self._line if i.owner is me]
-            if mine and must_not_wait() and (self._running or self._line[0] is not mine[0]):
+            if mine and may_be_awaited() and (self._running or self._line[0] is not mine[0]):
                 self._leave_to_worker(*mine)  # it would have to wait
                 return None
             return mine[0] if mine else None
@@ -275,13 +275,9 @@ class Inputs:
     def _wake_worker(self) -> "Worker":
         """The worker, started if need be. The lock is held."""
         worker = self._worker
-        if worker is None or not worker.is_alive():  # one whose start Ctrl-C broke off lives, or never will
+        if worker is None or not worker.is_alive():  # one whose start failed, or was broken off by Ctrl-C, is none
             worker = self._worker = Worker(self._name, self._work, self.clock)
-            try:
-                worker.start()
-            except RuntimeError:
-                self._worker = None
-                raise
+            worker.start()
         self._change.notify_all()
         return worker
 

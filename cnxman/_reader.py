@@ -17,7 +17,7 @@ from cnxman._checks import check_size, check_timeout
 from cnxman._inbox import Inbox
 from cnxman._line import CHUNK
 from cnxman.basics import ConnectionException
-from cnxman.framing import Framer
+from cnxman.framing import Framer, check_framer
 from cnxman.serial import SerialConnection, SerialListener
 
 __all__ = ["Frames", "SerialReader", "query"]
@@ -198,8 +198,7 @@ class Frames(Iterator[bytes]):
     """
 
     def __init__(self, reader: SerialReader, framer: Framer, timeout: float | None) -> None:
-        if isinstance(framer, type) or not isinstance(framer, Framer):
-            raise TypeError(f"a framer has the methods feed and reset, as those of cnxman.framing, unlike {framer!r}")
+        check_framer(framer)
         check_timeout(timeout)
         framer.reset()
         self._reader = reader

@@ -26,6 +26,6 @@ class _Inside(threading.local):
 inside = _Inside()
 
 
-def must_not_wait() -> bool:
+def may_be_awaited() -> bool:
     """Whether an input that runs on another thread may be waiting for this one."""
     return on_library_thread() or inside.depth > 0

@@ -72,6 +72,12 @@ class Framer(Protocol):
         ...
 
 
+def check_framer(framer: object) -> None:
+    """Refuse what is no framer; a class of framers is none either."""
+    if isinstance(framer, type) or not isinstance(framer, Framer):
+        raise TypeError(f"a framer has the methods feed and reset, as those of cnxman.framing, unlike {framer!r}")
+
+
 class Lines(Marked):
     r"""Lines: frames that end with a separator.
 

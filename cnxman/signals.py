@@ -20,6 +20,7 @@ from enum import Enum
 from functools import partial
 from operator import is_
 from types import MethodType
+from typing import TypeGuard
 
 from pydispatch import dispatcher, robustapply
 
@@ -268,13 +269,13 @@ def _check_signal(sender: object, signal: Hashable) -> None:
         raise TypeError(f"signal must be one that {sender!r} sends, such as {allowed}; not {signal!r}")
 
 
-def _is_ours(signal: Hashable) -> bool:
+def _is_ours(signal: Hashable) -> TypeGuard[Signal]:
     return isinstance(signal, Signal) and type(signal).__module__.startswith(f"{__package__}.")
 
 
 def _check_names(receiver: Receiver, signal: Hashable) -> None:
     """Refuse a receiver that could only ever raise."""
-    if not isinstance(signal, Signal) or not _is_ours(signal):
+    if not _is_ours(signal):
         return  # a signal of the user's own
     told = _TOLD_WITH[signal.value] | {"sender", "signal"}
     wanted = inspect.signature(receiver, follow_wrapped=False).parameters.values()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from cnxman._aio.threads import Calls, call_in_loop
 from cnxman._aio.waiting import Mailbox
 from cnxman._checks import check_size
-from cnxman.framing import Framer
+from cnxman.framing import Framer, check_framer
 from cnxman.serial import SerialConnection
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ class AsyncLine(ABC):
         Args:
             framer: what cuts the data into frames; see `cnxman.framing`. It begins anew, and serves nobody else.
         """
-        if isinstance(framer, type) or not isinstance(framer, Framer):
-            raise TypeError(f"a framer has the methods feed and reset, as those of cnxman.framing, unlike {framer!r}")
+        check_framer(framer)
         framer.reset()
         return self._stream(framer)
 

@@ -6,11 +6,12 @@ from typing import TypeVar, Unpack
 
 import serial as pyserial
 
-from cnxman import _faults, _settings
 from cnxman._checks import check_timeout
 from cnxman._connection import Connection
-from cnxman._line import Line
-from cnxman._settings import Settings
+from cnxman._line import errors as _faults
+from cnxman._line import settings as _settings
+from cnxman._line.port import Line
+from cnxman._line.settings import Settings
 
 _Result = TypeVar("_Result")
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cnxman import _line_statistics, signals
+from cnxman import signals
 from cnxman._connection import ConnectionException
 from cnxman._controls import PortControls
+from cnxman._line import statistics as _line_statistics
 
 if TYPE_CHECKING:
     from cnxman._reader import SerialReader, Until

@@ -19,7 +19,7 @@ import threading
 from collections import deque
 
 from cnxman import _fork
-from cnxman._line import CHUNK
+from cnxman._line.port import CHUNK
 from cnxman._listener import SerialListener
 from cnxman.basics import ConnectionException
 from cnxman.serial import SerialConnection

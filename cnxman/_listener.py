@@ -5,11 +5,12 @@ import warnings
 
 import serial as pyserial
 
-from cnxman import _faults, _fork, signals
-from cnxman._backlog import Backlog
-from cnxman._call_line import CallLine
-from cnxman._descriptor_line import DescriptorLine, is_plain, let_go
-from cnxman._line import leave_port, open_port
+from cnxman import _fork, signals
+from cnxman._line import errors as _faults
+from cnxman._line.port import leave_port, open_port
+from cnxman._line.posix import DescriptorLine, is_plain, let_go
+from cnxman._line.receive_buffer import Backlog
+from cnxman._line.url import CallLine
 from cnxman._threads import LibraryThread
 from cnxman.basics import ConnectionException
 

@@ -11,8 +11,8 @@ from enum import StrEnum
 from cnxman import signals
 from cnxman._checks import check_timeout
 from cnxman._connection import Connection, ConnectionException
-from cnxman._inputs import Inputs
-from cnxman._statistics import ManagerStatistics
+from cnxman._manager.input_queue import Inputs
+from cnxman._manager.statistics import ManagerStatistics
 
 
 class ConnectionState(StrEnum):
@@ -39,7 +39,7 @@ class Observed(ABC):
         self._statistics = ManagerStatistics()
 
     def _make_lock(self) -> None:
-        self._lock = threading.Lock()  # by itself: see `cnxman._inputs`
+        self._lock = threading.Lock()  # by itself: see `cnxman._manager.input_queue`
         self._change = threading.Condition(self._lock)
 
     def __repr__(self) -> str:

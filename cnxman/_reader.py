@@ -12,10 +12,10 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from cnxman import _faults
 from cnxman._checks import check_size, check_timeout
 from cnxman._inbox import Inbox
-from cnxman._line import CHUNK
+from cnxman._line import errors as _faults
+from cnxman._line.port import CHUNK
 from cnxman.basics import ConnectionException
 from cnxman.framing import Framer, check_framer
 from cnxman.serial import SerialConnection, SerialListener

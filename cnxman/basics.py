@@ -1,7 +1,7 @@
 """The base classes: a connection to something, and the manager that keeps it up.
 
 Nothing here knows of serial ports. `ConnectionManager` is a state machine; it is declared in the order states,
-inputs, transitions, and then what they do. Which thread runs what is told in `cnxman._inputs`.
+inputs, transitions, and then what they do. Which thread runs what is told in `cnxman._manager.input_queue`.
 """
 
 import logging
@@ -14,10 +14,10 @@ from automat import MethodicalMachine, NoTransition
 
 from cnxman import _fork, signals
 from cnxman._connection import Connection, ConnectionException
-from cnxman._inputs import Alarm, Inputs
+from cnxman._manager.input_queue import Alarm, Inputs
+from cnxman._manager.recovery import Recovery
+from cnxman._manager.statistics import ManagerStatistics
 from cnxman._observed import ConnectionState, Observed
-from cnxman._recovery import Recovery
-from cnxman._statistics import ManagerStatistics
 from cnxman.logging import FirstThenDebug, loggable_class
 from cnxman.retry import RetryPolicy
 

@@ -14,15 +14,17 @@ from collections.abc import Collection, Hashable
 import serial as pyserial
 from serial.rs485 import RS485Settings
 
-from cnxman import _faults, _fork, _settings, ports, signals
+from cnxman import _fork, ports, signals
 from cnxman._checks import check_size
 from cnxman._connections_listener import ConnectionsListener
 from cnxman._conversation import Conversation
-from cnxman._descriptor_line import keep_others_out, let_go
-from cnxman._line import Line, open_port
-from cnxman._line_statistics import DriverCounts, SerialStatistics
+from cnxman._line import errors as _faults
+from cnxman._line import settings as _settings
+from cnxman._line.port import Line, open_port
+from cnxman._line.posix import keep_others_out, let_go
+from cnxman._line.settings import Settings
+from cnxman._line.statistics import DriverCounts, SerialStatistics
 from cnxman._listener import BUFFER_SIZE, SerialListener
-from cnxman._settings import Settings
 from cnxman.basics import ConnectionException
 from cnxman.logging import FirstThenDebug, loggable_class
 

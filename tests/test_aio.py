@@ -10,12 +10,12 @@ from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 import pytest
-from manager_kit import Script
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection
 from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream
 from cnxman.framing import Lines
 from cnxman.testing import SimulatedDevice
+from tests.kit.managers import Script
 
 AT_ONCE = RetryPolicy(0.01, 1, 0.01, 0)
 SOON = 5.0  # seconds that something may take which should be done in no time

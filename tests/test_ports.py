@@ -16,13 +16,13 @@ import pytest
 import serial
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from line_kit import BOUND, Hearer, Pty, no_leak, wait_until
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
 from cnxman import ports
 from cnxman.ports import Holder, Presence, UsbName, find_usb, holders, parse_usb, usb_name
 from cnxman.serial import SerialConnection
+from tests.kit.lines import BOUND, Hearer, Pty, no_leak, wait_until
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_serial_for_url_opens_the_adapter_under_its_name_of_today(plugged: Plugg
 
 
 def test_it_is_read_as_fast_as_a_plain_port() -> None:
-    from cnxman._descriptor_line import is_plain
+    from cnxman._line.posix import is_plain
 
     assert is_plain(serial.serial_for_url("usb://0403:6001", do_not_open=True))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial, wraps
 
 import pytest
-from manager_kit import BOUND, Caller, Script, all_join, wait_until
 from pydispatch import dispatcher
 
 from cnxman import signals
@@ -21,6 +20,7 @@ from cnxman.framing import Lines
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection, SerialListener
 from cnxman.testing import SimulatedDevice
+from tests.kit.managers import BOUND, Caller, Script, all_join, wait_until
 
 ALARM = Connection.Signals.RAISE_ALARM
 Tell = Callable[..., None]

@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar
 from cnxman import signals
 from cnxman._aio.threads import call_in_loop
 from cnxman._inbox import Inbox
-from cnxman._line import CHUNK
+from cnxman._line.port import CHUNK
 from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
 from cnxman.serial import SerialConnection
 

@@ -1,1 +1,0 @@
-"""The parts of the command `cnxman`, which `cnxman.cli` puts together."""

@@ -1,0 +1,350 @@
+"""A port that is read and written by its descriptor.
+
+`poll` waits for the descriptor and, in the same call, for a bell that a stop rings. So nothing is polled for, any
+descriptor number will do (pyserial's `select` fails above 1023), and a wait ends at once.
+
+Who may touch a descriptor: it must not be used after it is closed, for the number may be somebody else's by then.
+Each non-blocking call on it is made with `lock` held, and so is the decision to close it. Whoever waits in
+`poll` without the lock is accounted for: writers are counted, and readers are told to end before `close` is
+called (see `cnxman._line.receive_buffer`).
+"""
+
+import errno
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import serial
+
+from cnxman import _fork
+from cnxman._line import errors as _faults
+from cnxman._line.port import CHUNK, WriteTurn, close_port, closed, stalled
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # not a POSIX system: every port is a CallLine there
+    _POSIX = False
+else:
+    _POSIX = hasattr(select, "poll")
+
+_logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+MORE = 1024
+"""A read that gives this much or more is likely to have left something: read on before telling anybody."""
+
+DRAIN = 0.2
+"""How long, in seconds, closing waits for what was written to go out. The kernel by itself would wait up to 30 s."""
+
+EMPTY_READS = 100
+"""So many times in a row the port may say that there is something to read, and then there is nothing."""
+
+
+def is_plain(port: serial.Serial) -> bool:
+    """Whether reading the descriptor is all that the port's own `read` does."""
+    if not _POSIX:
+        return False
+    kind = type(port)
+    own = getattr(kind, "read", None) is serial.Serial.read and getattr(kind, "write", None) is serial.Serial.write
+    return own or is_socket(port)
+
+
+def is_socket(port: serial.Serial) -> bool:
+    return type(port).__module__ == "serial.urlhandler.protocol_socket"
+
+
+class _Bell:
+    """A descriptor that becomes readable, for everybody and for good, when the bell is rung."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._read, self._write = os.pipe()
+
+    def fileno(self) -> int:
+        return self._read
+
+    def ring(self) -> None:
+        os.write(self._write, (1).to_bytes(8, "little"))
+
+    def close(self) -> None:
+        for number in {self._read, self._write}:
+            os.close(number)
+
+
+class DescriptorLine:
+    """A port that is read and written by its descriptor.
+
+    Args:
+        port: an open port.
+        idle_timeout: raise `Silent` when nothing came for so many seconds; None waits for ever.
+    """
+
+    def __init__(self, port: serial.Serial, idle_timeout: float | None) -> None:
+        self.port = port
+        self.lock = threading.Lock()
+        self.closed = False
+        self.stopped = False
+        self._idle = idle_timeout
+        self._fd: int = port.fileno()
+        self._is_socket = is_socket(port)
+        self._empty_reads = 0
+        self._end = threading.Condition(self.lock)
+        self._writers = 0
+        self._turn = WriteTurn()
+        self._bell = _Bell()
+        _fork.in_child(self, DescriptorLine.leave_to_parent)
+
+    @property
+    def is_open(self) -> bool:
+        """See `Line.is_open`."""
+        return not (self.closed or self.stopped)
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def poller(self, events: int = 1) -> "select.poll":
+        """A poll object for one more thread. Without `events` it reports nothing but a hang-up, and the bell."""
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN if events else 0)
+        poller.register(self._bell.fileno(), select.POLLIN)
+        # pyserial's own pipe: its end hangs up when somebody else closes the port under us, which poll would not tell.
+        watch = getattr(self.port, "pipe_abort_read_r", None)
+        if watch is not None and events:
+            poller.register(watch, select.POLLIN)
+        return poller
+
+    def wait(self, poller: "select.poll") -> int:
+        """Wait for something to read.
+
+        Returns:
+            poll's events for the port; 0 once the line was stopped.
+
+        Raises:
+            Silent: when nothing came for `idle_timeout` seconds.
+            OSError: if the port was closed by somebody else.
+        """
+        while self.is_open:
+            if not self.port.is_open:
+                raise _closed_by_somebody_else()
+            found = poller.poll(None if self._idle is None else self._idle * 1000)
+            if len(found) == 1 and found[0][0] == self._fd:
+                return found[0][1]
+            events = self._sort_out(poller, dict(found))
+            if events:
+                return events
+        return 0
+
+    def _sort_out(self, poller: "select.poll", found: dict[int, int]) -> int:
+        """What `wait` found besides the port being ready: a stop, a time-out, pyserial's own pipe."""
+        if not self.is_open:
+            return 0
+        if not found:
+            raise _faults.Silent(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
+        for number in found.keys() - {self._fd}:  # somebody has called the port's close, or its cancel_read
+            if found[number] & (select.POLLHUP | select.POLLNVAL):
+                raise _closed_by_somebody_else()
+            poller.unregister(number)
+        return found.get(self._fd, 0)
+
+    def peek(self, poller: "select.poll", timeout: float) -> int:
+        """Wait up to `timeout` seconds for a hang-up, with a poller made without events; poll's events, or 0."""
+        return next((events for number, events in poller.poll(timeout * 1000) if number == self._fd), 0)
+
+    def take(self, events: int, most: int = CHUNK) -> bytes:
+        """What there is to read, up to `most` bytes. The lock is held, and `events` are those of `wait`.
+
+        Returns:
+            b"" if there was nothing after all.
+
+        Raises:
+            OSError: if the line is lost.
+        """
+        try:
+            data = os.read(self._fd, most)
+        except BlockingIOError:
+            return b""
+        if not data:
+            return self._nothing(events)
+        self._empty_reads = 0
+        if MORE <= len(data) < most:
+            return self._take_more(data, most)
+        return data
+
+    def _take_more(self, data: bytes, most: int) -> bytes:
+        parts, size = [data], len(data)
+        while len(data) >= MORE and size < most:
+            try:
+                data = os.read(self._fd, most - size)
+            except OSError:
+                break  # nothing more now; if it is the end, the next wait tells
+            parts.append(data)
+            size += len(data)
+        return b"".join(parts)
+
+    def _nothing(self, events: int) -> bytes:
+        """An empty read: a hang-up, or somebody else was quicker. Only poll's events tell them apart."""
+        if self._is_socket:
+            raise _faults.FarEndClosed(errno.ECONNRESET, "the far end closed the connection")
+        if events & (select.POLLHUP | select.POLLERR):
+            raise _faults.HungUp(errno.EIO, "the port hung up")
+        self._empty_reads += 1
+        if self._empty_reads >= EMPTY_READS:
+            raise _faults.SomebodyElseReads(errno.EIO, "ready to be read, but there is nothing")
+        return b""
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes, timeout: float | None) -> int:
+        """Write all of `data`; see `Line.write`.
+
+        Raises:
+            ConnectionException: that says how much went out.
+        """
+        sent = 0
+        try:
+            with self._turn.taken(timeout):
+                began = time.monotonic()
+                while sent < len(data):
+                    sent += self._write_some(data, sent)
+                    if sent < len(data):
+                        self._wait_for_room(timeout, began)
+        except OSError as error:
+            raise _faults.not_written(str(self.port.port), sent, len(data), error) from error
+        return sent
+
+    def _write_some(self, data: bytes, start: int) -> int:
+        with self.lock:
+            if self.closed or self.stopped:
+                raise closed()
+            try:
+                written = os.write(self._fd, memoryview(data)[start:])
+            except BlockingIOError:
+                return 0
+        if written:
+            self._turn.progress()
+        return written
+
+    def _wait_for_room(self, timeout: float | None, began: float) -> None:
+        with self.lock:
+            if self.closed or self.stopped:
+                raise closed()
+            self._writers += 1
+        try:
+            poller = select.poll()
+            poller.register(self._fd, select.POLLOUT)
+            poller.register(self._bell.fileno(), select.POLLIN)
+            left = None if timeout is None else self._turn.left(timeout, began)
+            if not poller.poll(None if left is None else left * 1000):
+                raise stalled(timeout)
+        finally:
+            with self.lock:
+                self._writers -= 1
+                self._end.notify_all()
+
+    # -- the port itself, and its end ---------------------------------------------------------------------
+
+    def use(self, what: Callable[[serial.Serial], _Result]) -> _Result:
+        """Do something short with the port, which is certainly open meanwhile.
+
+        Raises:
+            OSError: if it is closed.
+        """
+        with self.lock:
+            if self.closed or self.stopped:
+                raise closed()
+            return what(self.port)
+
+    def wait_for_stop(self, timeout: float) -> None:
+        """See `Line.wait_for_stop`."""
+        with self.lock:
+            self._end.wait_for(lambda: self.stopped, timeout)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: it is closed; the port itself is left by `cnxman._line.port.leave_port`."""
+        was_closed, self.stopped, self.closed = self.closed, True, True
+        if not was_closed:
+            self._bell.close()
+        if self.lock.locked():  # by a thread that is not here, while the listener's may be
+            self.lock.release()
+
+    def stop(self) -> None:
+        """Make reads and writes return soon."""
+        with self.lock:
+            self._stop()
+
+    def _stop(self) -> None:
+        if not self.stopped:
+            self.stopped = True
+            self._bell.ring()
+            self._end.notify_all()
+
+    def close(self) -> None:
+        """Close the port, after what keeps others out of it was released. Twice does nothing."""
+        with self.lock:
+            if self.closed:
+                return
+            self._stop()
+            self.closed = True
+            self._end.wait_for(lambda: not self._writers)
+        try:
+            if not self._is_socket and self.port.is_open:  # else the number may be somebody else's by now
+                _let_out(self._fd)
+                if self.port.exclusive:
+                    release(self.port)
+            close_port(self.port)
+        finally:
+            self._bell.close()
+
+
+def _closed_by_somebody_else() -> OSError:
+    return OSError(errno.EBADF, "the port was closed by somebody else")
+
+
+def keep_others_out(port: serial.Serial) -> None:
+    """Set TIOCEXCL where there is such a thing: from then on nobody but root can open the port.
+
+    (pyserial's `exclusive` is a flock, which keeps out only those who ask for one as well.)
+    """
+    if is_plain(port) and not is_socket(port):
+        fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
+
+
+def release(port: serial.Serial) -> None:
+    """Let others in again. Before closing: a forked child's copy of the descriptor would keep them out."""
+    for undo in (
+        lambda: fcntl.ioctl(port.fileno(), termios.TIOCNXCL),
+        lambda: fcntl.flock(port.fileno(), fcntl.LOCK_UN),
+    ):
+        try:
+            undo()
+        except OSError as error:
+            _logger.debug("releasing %s: %s", port.port, error)  # lost: then nothing is held either
+
+
+def let_go(port: serial.Serial) -> None:
+    """Close a port of which no line has been made."""
+    if port.is_open and is_plain(port) and not is_socket(port) and port.exclusive:
+        release(port)
+    close_port(port)
+
+
+def _let_out(fd: int) -> None:
+    """Give what was written a moment to go out, then drop the rest, so that closing does not wait for it."""
+    until = time.monotonic() + DRAIN
+    try:
+        while _unsent(fd) and time.monotonic() < until:
+            time.sleep(0.005)
+        termios.tcflush(fd, termios.TCOFLUSH)
+    except (OSError, termios.error) as error:
+        _logger.debug("nothing more goes out: %s", error)
+
+
+def _unsent(fd: int) -> int:
+    answer: bytes = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0")
+    return int.from_bytes(answer, "little")

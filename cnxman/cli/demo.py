@@ -1,0 +1,70 @@
+"""The command `cnxman demo`: a line that is lost and comes back, without any hardware.
+
+The device is simulated, on a pseudo-terminal. The manager, the connection and the receivers are those that a program
+of one's own would use.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from cnxman import ConnectionException, ConnectionManager, ConnectionState, SerialConnection
+from cnxman.cli.ending import Ending
+from cnxman.cli.events import Events, reason, seconds
+from cnxman.cli.stdio import STDOUT
+from cnxman.testing import SimulatedDevice
+
+_READINGS = (b"temperature 21.4\n", b"temperature 21.5 humidity 40\n", b"ok\n", b"temperature 21.5\n")
+
+
+def run(pace: float = 1.0) -> int:
+    """Show an outage, on standard output.
+
+    Args:
+        pace: how long a second of the story lasts, in seconds.
+
+    Returns:
+        The exit status: 0, or 1 where there are no pseudo-terminals.
+    """
+    events = Events(STDOUT)
+    try:
+        device = SimulatedDevice()
+    except NotImplementedError as error:
+        events.tell("error", str(error))
+        return 1
+    with Ending(STDOUT) as ending, device:
+        connection = SerialConnection(device.port, 115200)
+        manager = ConnectionManager(connection)
+
+        def on_state(state: ConnectionState, error: ConnectionException | None) -> None:
+            events.tell(state, reason(error))
+
+        def on_retry(delay: float) -> None:
+            events.tell("retry", f"next attempt in {seconds(delay)}")
+
+        connection.subscribe(lambda data: events.tell("data", f"{len(data):3} bytes  {data!r}"))
+        manager.subscribe(on_state)
+        manager.subscribe(on_retry, ConnectionManager.Signals.RETRY_SCHEDULED)
+        with manager:
+            for pause, act in _story(device, events):
+                act()
+                if ending.comes_within(pause * pace):
+                    break
+    return 0
+
+
+def _story(device: SimulatedDevice, events: Events) -> Iterator[tuple[float, Callable[[], object]]]:
+    """What happens, each with the pause after it, in seconds."""
+    yield from _talk(device)
+    yield 0, lambda: events.tell("cable", "pulled out, for 3 seconds")
+    yield 3, device.unplug
+    yield 0, lambda: events.tell("cable", "put back")
+    yield 0, device.plug
+    yield 0, device.wait_opened
+    yield from _talk(device)
+
+
+def _talk(device: SimulatedDevice) -> Iterator[tuple[float, Callable[[], object]]]:
+    yield 0.4, lambda: None
+    for reading in _READINGS:
+        yield 0.4, partial(device.send, reading)
+    yield 0.2, device.drain

@@ -1,0 +1,24 @@
+r"""For tests of one's own: a serial port without hardware, with faults on order, and a clock moved by hand.
+
+A test of what a program does when the cable is pulled:
+
+    with SimulatedDevice({b"*IDN?\n": b"ACME,1000\n"}) as device:
+        program = Program(device.port)  # under test: opens the port, and asks
+        assert device.receive(until=b"\n") == b"*IDN?\n"
+        device.unplug()  # the line is lost
+        device.plug()  # back, under the same path
+        assert device.receive(until=b"\n") == b"*IDN?\n"  # asked again
+
+With pytest, a test that takes the argument `serial_device` gets a device that is plugged in, and is closed
+after it.
+
+`ManualClock` makes long outages short: the waits of a manager's recovery go by it instead of the system's clock.
+
+The port is a pseudo-terminal, so it is there on Linux and the like, not on Windows, where this module does
+import. It has no modem lines, carries no break, and works at whatever baud rate and parity the host sets.
+"""
+
+from cnxman.testing.device import SimulatedDevice
+from cnxman.testing.manual_clock import ManualClock
+
+__all__ = ["ManualClock", "SimulatedDevice"]

@@ -1,0 +1,307 @@
+"""The simulated device itself: what a test plugs in, pulls out, and asks."""
+
+import time
+from collections.abc import Callable, Mapping
+from threading import Thread, current_thread
+from types import TracebackType
+from typing import Self
+
+from cnxman.testing.answers import Answering, Requests, check
+from cnxman.testing.faults import Faults, check_at_least_0
+from cnxman.testing.line import DRAIN_LOOK, Message, SimulatedLine
+from cnxman.testing.pty import HAVE_PTYS, PseudoTerminal
+from cnxman.testing.streams import Pace, Stream
+
+_PATIENCE = 5.0  # seconds that unplug() and close() give the device's threads
+
+
+class SimulatedDevice(Faults):
+    r"""A device on a serial port, played by a pseudo-terminal and daemon threads of its own.
+
+        >>> import serial
+        >>> with SimulatedDevice({b"*IDN?\n": b"ACME,1000\n"}) as device:
+        ...     with serial.Serial(device.port, timeout=5) as host:
+        ...         host.write(b"*IDN?\n")
+        ...         host.readline()
+        6
+        b'ACME,1000\n'
+
+    Every method may be called from any thread, and, but for `close`, from the answer function. Times are in
+    seconds. A wait in vain raises a `TimeoutError` that says what came instead. A device that was closed
+    raises a `RuntimeError`, a bad argument a `ValueError` or `TypeError`.
+
+    Args:
+        answers: what the device answers when it is asked, on a thread of its own. A table of requests and
+            replies: its requests are found wherever they stand in what the host writes, and all else goes
+            unanswered. Or a function, given a request and returning the reply, or None for no reply; what it
+            raises, `close()` tells.
+        terminator: what ends a request to a function; the function is given it too.
+        baudrate: the device sends no faster than this, at ten bits a byte; None: as fast as the host reads.
+        seed: what faults leave to chance comes out the same for the same seed.
+        plugged: whether the device is plugged in from the beginning.
+
+    Raises:
+        NotImplementedError: the system has no pseudo-terminals, as Windows.
+
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[bytes, bytes] | Callable[[bytes], bytes | None] | None = None,
+        *,
+        terminator: bytes = b"\n",
+        baudrate: int | None = None,
+        seed: int = 0,
+        plugged: bool = True,
+    ) -> None:
+        if not HAVE_PTYS:
+            raise NotImplementedError("SimulatedDevice needs POSIX pseudo-terminals, and this system has none")
+        if baudrate is not None and baudrate <= 0:
+            raise ValueError(f"baudrate must be above 0, or None for no limit, not {baudrate!r}")
+        if answers is not None:
+            check(answers, terminator)
+        super().__init__(SimulatedLine(Stream(seed, "sent"), Stream(seed, "received"), Pace(baudrate)))
+        self._given = 0  # how much of what the host wrote has been given by receive()
+        self._threads: list[Thread] = [self._line.thread]
+        self._answering: Answering | None = None
+        if answers is not None:
+            requests = Requests(answers, terminator)
+            self._answering = Answering(requests, self._reply, f"cnxman answers {self.port}")
+            self._line.hear = self._answering.hear
+            self._threads.append(self._answering.thread)
+        for thread in self._threads:
+            thread.start()
+        try:
+            if plugged:
+                self.plug()
+        except OSError:  # no pty left
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        state = "closed" if self._line.is_closed else "plugged in" if self.is_plugged else "unplugged"
+        return f"<SimulatedDevice {self.port}, {state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Pull the device out for good, and end its threads; may be called twice.
+
+        Raises:
+            RuntimeError: the answer function raised something: its cause is the first of that. Or it didn't
+                come back within 5 seconds.
+
+        """
+        if current_thread() in self._threads:
+            raise RuntimeError("the answer function can't close its own device")
+        with self._line.changed:
+            if self._line.is_closed:
+                return
+            self._line.close()
+        if self._answering is not None:
+            self._answering.close()
+        for thread in self._threads:
+            thread.join(_PATIENCE)
+        self._line.release()
+        if self._answering is not None and self._answering.thread.is_alive():
+            raise RuntimeError(f"the answer function hasn't returned after {_PATIENCE} s")
+        if self._answering is not None and self._answering.failure is not None:
+            raise RuntimeError("the answer function raised an exception") from self._answering.failure
+
+    @property
+    def port(self) -> str:
+        """The path to open: always the same, and there while the device is plugged in."""
+        return self._line.link.path
+
+    @property
+    def is_plugged(self) -> bool:
+        """Whether the device is plugged in."""
+        return self._line.is_plugged
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a host has the port open, and had its chance to discard old input: see `wait_opened`."""
+        with self._line.changed:
+            return self._line.is_settled and self._line.is_there()
+
+    def plug(self) -> None:
+        """Plug the device in, unless it is: the port can be opened, under the same path as ever."""
+        with self._line.changed:
+            self._line.check_not_closed()
+            if not self.is_plugged:
+                self._line.plug()
+
+    def unplug(self) -> None:
+        """Pull the device out at once, unless it is out: whoever has the port open loses the line.
+
+        What the host hasn't read yet is lost, as with a real device; call `drain` first if it shouldn't be.
+        What waits to be sent is lost too.
+        """
+        with self._line.changed:
+            self._line.check_not_closed()
+            if self.is_plugged:
+                self._line.pull()
+            self._wait(lambda: self._line.pty is None, _PATIENCE, lambda: "the device's own thread is busy")
+
+    def wait_opened(self, timeout: float = 5.0) -> None:
+        """Wait until a host has the port open, and has had its chance to discard old input.
+
+        A host that uses pyserial discards it in opening, which is noticed; any other is given 0.1 s.
+
+        Raises:
+            TimeoutError: nobody had opened it after `timeout` seconds.
+
+        """
+        with self._line.changed:
+            self._wait(lambda: self.is_open, timeout, lambda: f"nobody has opened {self.port}")
+
+    def wait_closed(self, timeout: float = 5.0) -> None:
+        """Wait until nobody has the port open.
+
+        Raises:
+            TimeoutError: somebody still had it open after `timeout` seconds.
+
+        """
+        with self._line.changed:
+            self._wait(lambda: not self._line.is_there(), timeout, lambda: f"{self.port} is still open")
+
+    # Data
+
+    def send(self, data: bytes, timeout: float = 5.0) -> None:
+        """Send `data`, all of it, and return when it is with the host's kernel, for the host to read.
+
+        If nobody has the port open, returns at once: the bytes wait until a host has opened the port and
+        discarded its old input. So they do when the host closes the port meanwhile.
+
+        Raises:
+            TimeoutError: there was no room for all of it within `timeout` seconds, or the device was stalled.
+                What hadn't gone out by then never will.
+            ConnectionError: the device isn't plugged in, or was pulled out meanwhile.
+
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data must be bytes, not {data!r}")
+        message = Message(bytes(data))
+        with self._line.changed:
+            self._plugged()
+            if not message.data:
+                return
+            self._line.send(message)
+            try:
+                self._wait(
+                    lambda: message.is_sent or message.is_lost or not self._line.is_there(),
+                    timeout,
+                    lambda: f"only {message.count} of {len(message.data)} bytes could be sent",
+                )
+            except TimeoutError:
+                self._line.queue.remove(message)
+                raise
+            if message.is_lost:
+                raise ConnectionError(f"pulled out when {message.count} of {len(message.data)} bytes had been sent")
+
+    def drain(self, timeout: float = 5.0) -> None:
+        """Wait until the host has read all that was sent: `unplug()` loses nothing then.
+
+        Raises:
+            TimeoutError: it hadn't read all after `timeout` seconds.
+            ConnectionError: the device isn't plugged in, or was pulled out meanwhile.
+            OSError: the host is another process, which keeps all others from opening the port (TIOCEXCL), so that it
+                can't be told. (Not where this process is root's.)
+
+        """
+        until = time.monotonic() + timeout
+        with self._line.changed:
+            while not self._plugged().is_drained() or self._line.queue:
+                if time.monotonic() >= until:
+                    raise TimeoutError(f"the host hasn't read all that was sent (waited {timeout} s)")
+                self._line.changed.wait(DRAIN_LOOK)
+
+    @property
+    def received(self) -> bytes:
+        """All that the host has written so far, or since `clear()`."""
+        with self._line.changed:
+            return bytes(self._line.received)
+
+    def clear(self) -> None:
+        """Forget what the host has written so far."""
+        with self._line.changed:
+            self._line.received.clear()
+            self._given = 0
+
+    def receive(self, count: int | None = None, *, until: bytes | None = None, timeout: float = 5.0) -> bytes:
+        r"""Return the next of what the host writes, each byte once.
+
+        Args:
+            count: so many bytes.
+            until: all up to and with these bytes, such as b"\n". With neither: what there is, one byte at
+                least.
+            timeout: for how many seconds to wait for that.
+
+        Raises:
+            TimeoutError: it didn't come. What did come is kept for the next call.
+
+        """
+        if count is not None and (until is not None or count < 1):
+            raise ValueError(f"give until, or a count of at least 1, not count={count!r}, until={until!r}")
+        if until == b"":
+            raise ValueError("until must be at least one byte")
+        with self._line.changed:
+            self._wait(
+                lambda: self._end(count, until) > 0,
+                timeout,
+                lambda: f"the host wrote only {_shown(self._line.received[self._given :])}",
+            )
+            start, self._given = self._given, self._end(count, until)
+            return bytes(self._line.received[start : self._given])
+
+    def wait_received(self, data: bytes, timeout: float = 5.0) -> None:
+        """Wait until `data` stands somewhere in `received`.
+
+        Raises:
+            TimeoutError: it didn't after `timeout` seconds.
+
+        """
+        received = self._line.received
+        with self._line.changed:
+            self._wait(lambda: data in received, timeout, lambda: f"the host wrote only {_shown(received)}")
+
+    # What the methods share; called with the line's lock held
+
+    def _plugged(self) -> PseudoTerminal:
+        self._line.check_not_closed()
+        if self._line.pty is None or not self.is_plugged:
+            raise ConnectionError("the simulated device isn't plugged in")
+        return self._line.pty
+
+    def _wait(self, ready: Callable[[], bool], timeout: float, problem: Callable[[], str]) -> None:
+        check_at_least_0("timeout", timeout)
+        if not self._line.changed.wait_for(lambda: ready() or self._line.is_closed, timeout):
+            raise TimeoutError(f"{problem()} (waited {timeout} s)")
+        if not ready():
+            self._line.check_not_closed()
+
+    def _end(self, count: int | None, until: bytes | None) -> int:
+        """Return where what receive() wants ends in what was received, or 0 as long as it isn't all there."""
+        received = self._line.received
+        if until is not None:
+            at = received.find(until, self._given)
+            return at + len(until) if at >= 0 else 0
+        end = max(len(received), self._given + 1) if count is None else self._given + count
+        return end if end <= len(received) else 0
+
+    def _reply(self, reply: bytes, session: int) -> None:
+        """Send a reply, unless the port it was asked by has been closed since."""
+        with self._line.changed:
+            if session == self._line.session and self._line.is_there() and reply:
+                self._line.send(Message(reply, is_reply=True))
+
+
+def _shown(data: bytearray) -> str:
+    """Return the end of `data` for a message, and how much there is of it."""
+    return repr(bytes(data)) if len(data) <= 100 else f"{len(data)} bytes, last {bytes(data[-100:])!r}"

@@ -1,0 +1,1 @@
+"""The tests, laid out like the package; `kit` is what they share."""

@@ -1,0 +1,98 @@
+"""`cnxman demo`, `cnxman --version`, `python -m cnxman`: the installed command, and the module."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import cnxman
+from cnxman.cli import demo
+from tests.kit.ordinary import AS_ORDINARY
+
+COMMAND = shutil.which("cnxman", path=f"{sys.prefix}/bin") or "cnxman"
+LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3}  (\w+) *(.*)")
+
+
+@pytest.fixture(scope="module")
+def story():
+    """What the demo said, line by line: (what, text); and how it ended."""
+    begin = time.monotonic()
+    done = subprocess.run([*AS_ORDINARY, COMMAND, "demo"], capture_output=True, text=True, timeout=30, check=False)
+    took = time.monotonic() - begin
+    found = [LINE.fullmatch(line) for line in done.stdout.splitlines()]
+    assert all(found), done.stdout
+    return done, took, [match.groups() for match in found if match]
+
+
+def test_ends_by_itself_in_time_with_status_0_and_nothing_on_stderr(story):
+    done, took, _ = story
+    assert (done.returncode, done.stderr) == (0, "")
+    assert took < 15
+
+
+def test_tells_each_state_as_it_changes(story):
+    words = [what for what, _ in story[2]]
+    states = [what for what in words if what in set(cnxman.ConnectionState)]
+    assert states[:3] == ["connecting", "connected", "recovering"]
+    assert states[-3:] == ["connecting", "connected", "torndown"]
+    assert states.count("connected") == 2
+    assert words.index("cable") < words.index("recovering")
+
+
+def test_tells_why_and_the_delay_of_each_retry(story):
+    lines = story[2]
+    assert "was lost" in next(text for what, text in lines if what == "recovering")
+    retries = [text for what, text in lines if what == "retry"]
+    assert len(retries) >= 3
+    assert all(re.fullmatch(r"next attempt in \d+\.\d+ s", text) for text in retries)
+
+
+def test_tells_data_with_its_size_before_and_after_the_outage(story):
+    lines = story[2]
+    outage = next(at for at, (what, _) in enumerate(lines) if what == "recovering")
+    sizes = [(at, int(text.split()[0]), text) for at, (what, text) in enumerate(lines) if what == "data"]
+    assert sum(size for at, size, _ in sizes if at < outage) == sum(map(len, demo._READINGS))
+    assert sum(size for at, size, _ in sizes if at > outage) == sum(map(len, demo._READINGS))
+    assert "17 bytes  b'temperature 21.4\\n'" in lines[2][1]
+
+
+def test_ctrl_c_ends_it_quietly():
+    with subprocess.Popen([COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        assert demo.stdout is not None
+        demo.stdout.readline()
+        demo.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        _, said = demo.communicate(timeout=10)
+    assert (demo.returncode, said) == (0, b"")
+    assert time.monotonic() - begin < 1
+
+
+def test_a_closed_pipe_ends_it_quietly_and_early():
+    begin = time.monotonic()
+    with subprocess.Popen([COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
+        assert demo.stdout is not None
+        demo.stdout.readline()
+        demo.stdout.close()
+        assert demo.stderr is not None
+        assert demo.stderr.read() == b""
+        assert demo.wait(10) == 0
+    assert time.monotonic() - begin < 5
+
+
+def test_says_so_where_there_are_no_pseudo_terminals(monkeypatch, capfd):
+    def refuse():
+        raise NotImplementedError("needs POSIX pseudo-terminals")
+
+    monkeypatch.setattr(demo, "SimulatedDevice", refuse)
+    assert demo.run() == 1
+    assert "needs POSIX pseudo-terminals" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("command", [[COMMAND], [sys.executable, "-m", "cnxman"]])
+def test_version(command):
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"cnxman {cnxman.__version__}\n"

@@ -1,0 +1,428 @@
+"""The parts of the command by themselves: keys, line ends, shapes, what is held back, and what other systems lack."""
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnxman import (
+    ConnectionException,
+    ConnectionManager,
+    RetryPolicy,
+    SerialConnection,
+    cli,
+)
+from cnxman.cli import ending as ending_module
+from cnxman.cli import events as events_module
+from cnxman.cli import monitor as monitor_module
+from cnxman.cli import stdio as stdio_module
+from cnxman.cli import terminal as terminal_module
+from cnxman.cli.ending import Ending
+from cnxman.cli.events import Events
+from cnxman.cli.keys import Command, Keys, LineEnds
+from cnxman.cli.outbox import Outbox
+from cnxman.cli.shapes import AsItIs, Hexadecimal, Timed
+
+CHUNKS = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
+
+# -- keys -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (b"abc", [b"abc"]),
+        (b"a\x03b", [b"a", Command.QUIT, b"b"]),
+        (b"\x14q", [Command.QUIT]),
+        (b"\x14B\x14d\x14r", [Command.BREAK, Command.DTR, Command.RTS]),
+        (b"a\x14sb", [b"a", Command.STATISTICS, b"b"]),
+        (b"\x14\x14q", [b"\x14", b"q"]),
+        (b"\x14t\x14c\x14\x03", [b"\x14", b"\x03", b"\x03"]),
+        (b"\x14z", [Command.HELP]),
+    ],
+)
+def test_keys_mean_the_same_at_once_and_one_by_one(typed, meant):
+    assert list(Keys().feed(typed)) == meant
+    one_by_one = Keys()
+    found = [each for key in typed for each in one_by_one.feed(bytes([key]))]
+    assert pieces(found) == pieces(meant)
+
+
+def pieces(meant):
+    """What was meant, with all that is for the device in single bytes."""
+    return [piece for each in meant for piece in ([each] if isinstance(each, Command) else each)]
+
+
+@settings(derandomize=True)
+@given(CHUNKS)
+def test_line_ends_come_out_the_same_in_any_chunks(chunks):
+    whole = b"".join(chunks)
+    in_chunks = LineEnds(b"|")
+    assert b"".join(map(in_chunks.feed, chunks)) == LineEnds(b"|").feed(whole)
+    assert LineEnds(None).feed(whole) == whole
+
+
+def test_a_line_end_in_two_pieces_is_one():
+    line_ends = LineEnds(b"\r\n")
+    assert [line_ends.feed(part) for part in (b"a\r", b"\nb\n", b"\n")] == [b"a\r\n", b"b\r\n", b"\r\n"]
+
+
+# -- shapes -----------------------------------------------------------------------------------------------
+
+
+@settings(derandomize=True)
+@given(CHUNKS)
+def test_shapes_show_the_same_in_any_chunks(chunks):
+    whole = b"".join(chunks)
+    for make in (AsItIs, Hexadecimal, lambda: Timed(lambda: b"T ")):
+        once, often = make(), make()
+        shown = b"".join(map(often.feed, chunks)) + often.finish()
+        assert shown == (once.feed(whole) if whole else b"") + once.finish()
+
+
+def test_a_line_has_the_time_of_its_first_byte():
+    times = iter([b"1 ", b"2 ", b"3 ", b"4 "])
+    timed = Timed(lambda: next(times))
+    assert [timed.feed(part) for part in (b"a", b"b\n", b"c\nd", b"\n")] == [b"1 a", b"b\n", b"3 c\n3 d", b"\n"]
+    assert timed.finish() == b""
+
+
+@settings(derandomize=True)
+@given(st.binary(min_size=1, max_size=200))
+def test_hexadecimal_rows_hold_the_bytes_and_their_offset(data):
+    rows = (Hexadecimal().feed(data) + b"").splitlines()
+    found = b"".join(bytes.fromhex(row[10:57].decode()) for row in rows)
+    assert found == data
+    assert [int(row[:8], 16) for row in rows] == list(range(0, len(data), 16))
+
+
+# -- what is held back ------------------------------------------------------------------------------------
+
+
+class Told(list):
+    def __call__(self, text):
+        self.append(text)
+
+
+def test_nothing_is_told_while_the_line_is_up():
+    told = Told()
+    outbox = Outbox(told)
+    outbox.line_up()
+    outbox.put(b"abc", wait=True)
+    assert outbox.take() == b"abc"
+    assert told == []
+
+
+def test_typed_input_beyond_the_bound_is_dropped_and_told_once():
+    told = Told()
+    outbox = Outbox(told, limit=4)
+    outbox.line_down()
+    for part in (b"abc", b"def", b"ghi"):
+        outbox.put(part, wait=False)
+    assert outbox.held == 4
+    outbox.line_up()
+    assert outbox.take() == b"abcd"
+    assert told == [
+        "input is held back until there is a connection, up to 4 bytes",
+        "4 bytes wait to be sent: input is dropped",
+        "4 bytes that were held back are sent now",
+        "5 bytes were dropped",
+    ]
+
+
+def test_piped_input_beyond_the_bound_waits_and_loses_nothing():
+    told = Told()
+    outbox = Outbox(told, limit=4)
+    outbox.line_down()
+    writer = threading.Thread(target=outbox.put, args=[b"abcdefghij"], kwargs={"wait": True})
+    writer.start()
+    writer.join(0.2)
+    assert writer.is_alive()
+    assert outbox.held == 4
+    outbox.line_up()
+    taken = b""
+    while len(taken) < 10:
+        taken += outbox.take()
+        assert outbox.held <= 4
+    writer.join(5)
+    assert taken == b"abcdefghij"
+    assert told[:2] == [
+        "input is held back until there is a connection, up to 4 bytes",
+        "4 bytes are held back: no more input is read until there is a connection",
+    ]
+
+
+def test_a_line_that_takes_nothing_holds_piped_input_off_quietly():
+    told = Told()
+    outbox = Outbox(told, limit=4)
+    outbox.line_up()
+    writer = threading.Thread(target=outbox.put, args=[b"abcdef"], kwargs={"wait": True})
+    writer.start()
+    assert outbox.take() + outbox.take() == b"abcdef"
+    writer.join(5)
+    assert told == []
+
+
+def test_discarding_drops_what_waits_when_the_line_goes_down_and_what_it_gives_back():
+    told = Told()
+    outbox = Outbox(told, discard=True)
+    outbox.put(b"before the first attempt", wait=True)
+    outbox.line_up()
+    assert outbox.take() == b"before the first attempt"
+    outbox.put(b"abc", wait=True)
+    outbox.line_down()
+    outbox.put_back(b"de")
+    outbox.put(b"f", wait=True)
+    outbox.line_up()
+    assert outbox.held == 0
+    assert told == ["input is dropped until there is a connection (--discard)", "6 bytes were dropped"]
+
+
+def test_what_is_given_back_goes_out_first():
+    outbox = Outbox(Told())
+    outbox.put(b"ab" * 4096, wait=True)
+    outbox.line_up()
+    taken = outbox.take()
+    outbox.put_back(taken[5:])
+    assert taken[:5] + outbox.take() + outbox.take() == b"ab" * 4096
+
+
+# -- events -----------------------------------------------------------------------------------------------
+
+
+def test_events_that_nobody_can_read_are_not_told_and_no_error():
+    out, in_ = os.pipe()
+    os.close(out)
+    events = Events(in_)
+    events.tell("one")
+    assert events.closed
+    events.tell("two")
+    os.close(in_)
+
+
+@pytest.mark.parametrize(("delay", "said"), [(0.0, "0.00 s"), (0.05, "0.05 s"), (0.1, "0.1 s"), (12.34, "12.3 s")])
+def test_delays_for_people(delay, said):
+    assert events_module.seconds(delay) == said
+
+
+def monitor_of(connection, told, **options):
+    with Ending(1) as ending:
+        monitor = monitor_module.Monitor(connection, monitor_module.Options("title", **options), ending, typed=False)
+    monitor._events = monitor._answers = SimpleNamespace(tell=lambda what, text="": told.append((what, text)))
+    return monitor, ending
+
+
+def test_a_long_outage_does_not_fill_the_screen():
+    told = []
+    monitor, _ = monitor_of(SerialConnection("loop://"), told)
+    policy = RetryPolicy(jitter=0)
+    for failures in range(1, 1000):
+        monitor._tell_retry("gone", policy.delay(failures))
+    assert [text for _, text in told] == [
+        "gone (next attempt in 0.1 s)",
+        "next attempt in 0.2 s",
+        "next attempt in 0.4 s",
+        "next attempt in 0.8 s",
+        "next attempt in 1.6 s",
+        "next attempt in 3.2 s",
+        "next attempt in 5.0 s, and so on until it is back",
+    ]
+    monitor._tell_retry("another reason", 5.0)
+    assert told[-1][1] == "another reason (next attempt in 5.0 s)"
+
+
+def test_commands_that_work_are_told(serial_device):
+    told = []
+    connection = SimpleNamespace(dtr=None, rts=None, send_break=lambda: None)
+    monitor, _ = monitor_of(SerialConnection(serial_device.port), told)
+    monitor._connection = connection
+    for command in (Command.DTR, Command.DTR, Command.RTS, Command.RTS, Command.BREAK):
+        monitor._obey(command)
+    assert told == [("dtr", "off"), ("dtr", "on"), ("rts", "off"), ("rts", "on"), ("break", "sent")]
+
+
+def test_the_drivers_counters_are_shown_where_there_are_any():
+    monitor, _ = monitor_of(SerialConnection("loop://"), [])
+    driver = SimpleNamespace(framing=1, parity=2, overrun=3, buffer_overrun=4)
+    monitor._connection = SimpleNamespace(statistics=SimpleNamespace(bytes_in=5, bytes_out=6, driver=driver))
+    monitor._outbox.put(b"1234567", wait=True)
+    assert monitor._statistics() == (
+        "5 bytes received, 6 sent, 0 outages, 7 bytes wait to be sent, 1 framing errors, 2 parity errors, 7 overruns"
+    )
+
+
+def test_what_a_thread_raises_ends_the_command_with_status_1(monkeypatch):
+    told = []
+    monitor, ending = monitor_of(SerialConnection("loop://"), told)
+
+    def refuse():
+        raise RuntimeError("no more threads")
+
+    monkeypatch.setattr(ConnectionManager, "connect", lambda self: refuse())
+    monitor._start("opener", monitor._manager.connect).join(5)
+    assert told == [("error", "RuntimeError: no more threads")]
+    assert ending.wait() == 1
+
+
+def test_a_closed_pipe_that_a_write_finds_ends_the_command_with_status_0():
+    monitor, ending = monitor_of(SerialConnection("loop://"), [])
+    monitor._on_output_closed(BrokenPipeError())
+    assert ending.wait() == 0
+
+
+def test_a_terminal_that_is_gone_ends_the_reading_of_keys_and_nothing_else(monkeypatch):
+    monitor, ending = monitor_of(SerialConnection("loop://"), [])
+    typed = iter([b"ab", b""])
+    monkeypatch.setattr(monitor_module, "read_keys", lambda: next(typed))
+    monitor._read_keys()
+    assert monitor._outbox.held == 2
+    assert ending._status is None
+
+
+def test_what_the_line_did_not_take_goes_out_next_and_nothing_twice():
+    class Done(Exception):
+        pass
+
+    monitor, _ = monitor_of(SerialConnection("loop://"), [])
+    written = []
+
+    def write(data):
+        written.append(data)
+        if len(written) == 3:
+            raise Done
+        error = ConnectionException("lost", OSError())
+        error.written = 2
+        if len(written) == 1:
+            raise error
+
+    monitor._connection = SimpleNamespace(write=write)
+    monitor._outbox.put(b"abcdef", wait=True)
+    monitor._outbox.line_up()
+    threading.Timer(0.2, monitor._outbox.put, [b"gh"], {"wait": True}).start()
+    with pytest.raises(Done):
+        monitor._send()
+    assert written == [b"abcdef", b"cdef", b"gh"]
+
+
+# -- the command line -------------------------------------------------------------------------------------
+
+
+def test_every_setting_reaches_the_connection(monkeypatch):
+    made, run = {}, []
+    monkeypatch.setattr(cli, "SerialConnection", lambda *args, **named: made.update(named, args=args))
+    monkeypatch.setattr(monitor_module, "run", lambda connection, options: run.append(options) or 7)
+    line = "monitor P -b 1200 --bytesize 5 --parity o --stopbits 1.5 --rtscts --xonxoff --dsrdtr --dtr on --rts off"
+    assert cli.main([*line.split(), "--no-exclusive", "--idle-timeout", "3", "--buffer-size", "9"]) == 7
+    assert made == {
+        "args": ("P", 1200, 5, "O", 1.5),
+        "rtscts": True,
+        "xonxoff": True,
+        "dsrdtr": True,
+        "dtr": True,
+        "rts": False,
+        "exclusive": False,
+        "idle_timeout": 3.0,
+        "buffer_size": 9,
+        "write_timeout": None,
+    }
+    assert run[0].title == "P, 1200 5O1.5"
+
+
+# -- what other systems lack, and what rarely happens -----------------------------------------------------
+
+
+def test_without_poll_the_end_is_looked_for(monkeypatch):
+    monkeypatch.delattr(ending_module.select, "poll")
+    monkeypatch.delattr(ending_module.signal, "SIGHUP")
+    with Ending(1) as ending:
+        assert not ending.comes_within(0.01)
+        threading.Timer(0.05, ending.end, [3]).start()
+        assert ending.wait() == 3
+        assert ending.comes_within(0)
+    assert not stdio_module.is_abandoned(1)
+
+
+def test_an_end_is_final_and_may_be_asked_for_any_number_of_times():
+    with Ending(1) as ending:
+        for status in range(20_000):  # more than the pipe that wakes the main thread takes
+            ending.end(status)
+        assert ending.wait() == 0
+
+
+def test_a_signal_that_hits_another_thread_wakes_the_main_thread():
+    with Ending(1) as ending:
+        threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+        assert ending.wait() == 0
+
+
+def test_signals_are_given_back_and_who_comes_late_does_no_harm():
+    before = signal.getsignal(signal.SIGTERM)
+    with Ending(1) as ending:
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+    ending.end()
+
+
+def test_a_terminal_by_the_means_of_windows(monkeypatch):
+    modes = []
+    console = SimpleNamespace(getch=lambda: b"k", setmode=lambda descriptor, mode: modes.append(descriptor))
+    monkeypatch.setattr(terminal_module, "_msvcrt", console)
+    monkeypatch.setattr(terminal_module, "HAVE_TERMIOS", False)
+    with terminal_module.RawTerminal(keys=True, as_it_is=True):
+        assert modes == [0, 1]
+    assert terminal_module.read_keys() == b"k"
+
+
+def test_a_terminal_where_there_is_neither(monkeypatch):
+    monkeypatch.setattr(terminal_module, "HAVE_TERMIOS", False)
+    with terminal_module.RawTerminal(keys=True, as_it_is=True):
+        pass
+
+
+def test_the_terminal_imports_where_there_is_no_termios(monkeypatch):
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "termios", None)
+        assert not importlib.reload(terminal_module).HAVE_TERMIOS
+    assert importlib.reload(terminal_module).HAVE_TERMIOS
+
+
+def test_the_module_that_python_dash_m_runs_does_nothing_when_it_is_imported():
+    importlib.import_module("cnxman.__main__")
+
+
+def test_a_system_without_jobs_has_its_terminal_to_itself(monkeypatch):
+    monkeypatch.setattr(terminal_module.os, "isatty", lambda descriptor: True)
+    monkeypatch.delattr(terminal_module.os, "tcgetpgrp")
+    assert terminal_module.is_ours(0)
+
+
+def test_all_is_written_to_a_pipe_that_takes_it_in_pieces():
+    out, in_ = os.pipe()
+    os.set_blocking(in_, False)
+    data = os.urandom(1_000_000)
+    writer = threading.Thread(target=stdio_module.write_all, args=[in_, data])
+    writer.start()
+    with open(out, "rb") as reader:
+        assert reader.read(len(data)) == data
+    writer.join(5)
+    os.close(in_)
+
+
+def test_a_terminal_that_is_gone_reads_as_the_end_of_input():
+    master, slave = os.openpty()
+    os.close(slave)
+    assert stdio_module.read_some(master) == b""
+    os.close(master)
+
+
+def test_help_is_printed_by_python_dash_m(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("examples:")

@@ -1,0 +1,1 @@
+"""The library as a whole, in other people's surroundings."""

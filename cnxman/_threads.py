@@ -1,31 +1,42 @@
-"""The library's own threads: daemons, named after what they serve, and known by their class.
+"""The library's own threads: daemons, named after what they serve, and known to the library.
 
 Knowing them matters in one place: a call on one of them must never wait for another of them.
 """
 
 import threading
+from collections.abc import Callable
+
+NAME = "cnxman"
+"""Every thread's name begins so."""
 
 
-class LibraryThread(threading.Thread):
-    """A daemon thread of the library: a process whose line was never torn down still ends at once."""
+class _Here(threading.local):
+    is_ours = False
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name=name, daemon=True)
+
+_here = _Here()
+
+
+def mark() -> None:
+    """Note that the current thread is one of the library's. To be called first on it."""
+    _here.is_ours = True
 
 
 def on_library_thread() -> bool:
-    """Whether the caller runs on one of the library's own threads (so: most likely inside a receiver)."""
-    return isinstance(threading.current_thread(), LibraryThread)
+    """Whether the caller runs on one of the library's own threads, so most likely inside a receiver."""
+    return _here.is_ours
 
 
-class _Inside(threading.local):
-    depth = 0
-    """How many inputs, of whatever managers, are running on this thread."""
+def library_thread(name: str, run: Callable[[], object]) -> threading.Thread:
+    """Make a daemon thread, not yet started. A process that never tore its line down still ends at once.
 
+    Args:
+        name: what it serves; the thread is called "cnxman NAME".
+        run: what it runs.
+    """
 
-inside = _Inside()
+    def marked() -> None:
+        mark()
+        run()
 
-
-def may_be_awaited() -> bool:
-    """Whether an input that runs on another thread may be waiting for this one."""
-    return on_library_thread() or inside.depth > 0
+    return threading.Thread(target=marked, name=f"{NAME} {name}", daemon=True)

@@ -32,13 +32,11 @@ from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from cnxman._aio.line import AsyncLine, AsyncStream
-from cnxman._aio.waiting import Expected, Mailbox
+from cnxman._aio.waiting import AsyncReceiveQueue, Expected
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.serial import SerialConnection
 
 __all__ = ["AsyncConnection", "AsyncManager", "AsyncStream"]
-
-AsyncStream.__module__ = __name__  # documented and shown under the name of the module that hands it on
 
 _T = TypeVar("_T")
 
@@ -86,18 +84,18 @@ class AsyncConnection(AsyncLine):
         """
         closed = Expected[ConnectionException | None]()
         closed.hear(self.connection, lambda error: closed.settle(error), SerialConnection.Signals.CLOSED)
-        if self.connection._listener is None:  # otherwise its end has yet to be told
+        if self.connection.current_opening is None:  # otherwise CLOSED is yet to come
             closed.settle(self.connection.last_error)
         return closed
 
     def _tear_down(self) -> None:
         self.connection.teardown()
 
-    def _mailbox(self, connection: SerialConnection, *, claimed: bool) -> Mailbox:
-        mailbox = Mailbox(connection, self._limit(connection), lasting=False, claimed=claimed)
-        if claimed and connection._listener is None:  # otherwise its end has yet to be told
-            mailbox.finish(_down(connection))
-        return mailbox
+    def _queue(self, connection: SerialConnection, *, claimed: bool) -> AsyncReceiveQueue:
+        queue = AsyncReceiveQueue(connection, self._limit(connection), across_reconnects=False, claimed=claimed)
+        if claimed and connection.current_opening is None:  # otherwise CLOSED is yet to come
+            queue.finish(_down(connection))
+        return queue
 
     def _is_down(self) -> bool:
         return not self.connection.is_connected
@@ -177,10 +175,10 @@ class AsyncManager(AsyncLine):
     def _tear_down(self) -> None:
         self.manager.teardown()
 
-    def _mailbox(self, connection: SerialConnection, *, claimed: bool) -> Mailbox:
-        mailbox = Mailbox(connection, self._limit(connection), lasting=True, claimed=claimed)
-        mailbox.end_with(self.manager)
-        return mailbox
+    def _queue(self, connection: SerialConnection, *, claimed: bool) -> AsyncReceiveQueue:
+        queue = AsyncReceiveQueue(connection, self._limit(connection), across_reconnects=True, claimed=claimed)
+        queue.end_with(self.manager)
+        return queue
 
     def _is_down(self) -> bool:
         return self.manager.state in (ConnectionState.DISCONNECTED, ConnectionState.TORNDOWN)

@@ -1,31 +1,217 @@
 """The base classes: a connection to something, and the manager that keeps it up.
 
-Nothing here knows of serial ports. `ConnectionManager` is a state machine; it is declared in the order states,
-inputs, transitions, and then what they do. Which thread runs what is told in `cnxman._manager.input_queue`.
+Nothing here knows of serial ports. `ConnectionManager` is a state machine. It is declared in the order states, inputs,
+outputs, transitions, and then what they need. Which thread runs what is told in `cnxman._manager.input_queue`.
 """
 
 import logging
-from collections.abc import Callable
+import math
+import os
+import threading
+import time
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from automat import MethodicalMachine, NoTransition
 
-from cnxman import _fork, signals
-from cnxman._connection import Connection, ConnectionException
-from cnxman._manager.input_queue import Alarm, Inputs
+from cnxman import signals
+from cnxman._manager.input_queue import InputQueue
 from cnxman._manager.recovery import Recovery
-from cnxman._manager.statistics import ManagerStatistics
-from cnxman._observed import ConnectionState, Observed
-from cnxman.logging import FirstThenDebug, loggable_class
+from cnxman._validation import check_timeout
+from cnxman.logging import RepeatFilter, loggable_class
 from cnxman.retry import RetryPolicy
 
 __all__ = ["Connection", "ConnectionException", "ConnectionManager", "ConnectionState", "ManagerStatistics"]
 
 
+class ConnectionException(Exception):
+    """Raised when an error occurs within a connection.
+
+    Args:
+        message: what happened, in words for a person.
+        inner: the exception responsible for this one; also its `__cause__`.
+    """
+
+    def __init__(self, message: str, inner: Exception) -> None:
+        super().__init__(message, inner)
+        self.message = message
+        """What happened, in words for a person."""
+        self.inner = inner
+        """The original exception responsible for this one."""
+        self.errno = find_errno(inner)
+        """The system's error number, from wherever in the inner exception's chain it stands, or None."""
+        self.written = 0
+        """How many bytes went out, where this is raised by a write."""
+        self.__cause__ = inner
+
+    def __str__(self) -> str:
+        return self.message
+
+    @staticmethod
+    def from_exception(ex: Exception) -> "ConnectionException":
+        """Make a connection exception from another one.
+
+        Args:
+            ex: the original exception.
+
+        Returns:
+            A new connection exception whose message names the original's type and text.
+        """
+        text = str(ex)
+        return ConnectionException(f"{type(ex).__name__}: {text}" if text else type(ex).__name__, ex)
+
+
+def find_errno(error: BaseException | None) -> int | None:
+    """The first error number in an exception's chain of causes and contexts.
+
+    pyserial puts it in any of several places, or only into the text; `termios.error` is no OSError and has it as
+    its first argument.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = getattr(error, "errno", None)
+        if number is None and type(error).__module__ == "termios" and error.args:
+            number = error.args[0]
+        if isinstance(number, int):
+            return number
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class Connection(metaclass=ABCMeta):
+    """Extend this class to define a logical connection to something.
+
+    What a `ConnectionManager` counts on, and what a subclass may count on:
+
+    * `try_connect` may be called again after an alarm with no `disconnect` in between; it replaces what is
+      broken. An exception from it is a failed attempt.
+    * `disconnect` and `teardown` may be called in any state, and twice.
+    * No two of the three ever run at the same time under one manager. They run on whichever thread called the
+      manager, or on the manager's own.
+    * When the connection is lost, call `raise_alarm()`, from any thread.
+
+    A subclass need not call `super().__init__()`.
+    """
+
+    class Signals(Enum):
+        """What connections send; see `pydispatch.dispatcher`."""
+
+        RAISE_ALARM = "raise-alarm"
+        """There is trouble: `error`, a `ConnectionException` or None. Sent on the thread that raised the alarm."""
+
+    last_error: ConnectionException | None = None
+    """Why the last attempt failed or the line was lost; None from a success until the next failure."""
+
+    @abstractmethod
+    def try_connect(self) -> bool:
+        """Override this method to define the logic by which a connection is made.
+
+        Returns:
+            True if and only if the connection attempt is successful, otherwise False.
+        """
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Override this method to take the steps required to gracefully disconnect."""
+
+    @abstractmethod
+    def teardown(self) -> None:
+        """Override this method to release resources when requested."""
+
+    def raise_alarm(self, error: ConnectionException | None = None) -> None:
+        """Raise the alarm to notify anyone who might be interested (like a `ConnectionManager`) that there is trouble.
+
+        Returns once all receivers were called. A manager only notes the alarm, and recovers on its own thread.
+
+        Args:
+            error: what happened, if it is known.
+        """
+        signals.send(self, Connection.Signals.RAISE_ALARM, error=error)
+
+    def presence(self) -> Hashable | None:
+        """Override this method to let a manager notice that the device has come back.
+
+        While a manager recovers it calls this some twenty times a second, on its own thread. When the answer changes
+        to something true, the next attempt is made at once instead of at the end of the wait.
+
+        It should take less than a millisecond, and may be called while another of the connection's methods runs.
+
+        Returns:
+            None if it cannot be known (what this method returns unless it is overridden); a false value, such as
+            False or "", while the device is absent; anything else while it is there, such as a tuple that identifies
+            it, so that one that was taken out and put back is seen to be new.
+        """
+        return None
+
+    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.RAISE_ALARM) -> Callable[[], None]:
+        """Have `receiver` called for one of this connection's signals; it is held strongly, so a lambda will do.
+
+        Args:
+            receiver: called with those of the signal's arguments that it names.
+            signal: which signal.
+
+        Returns:
+            A function that ends the subscription.
+
+        Raises:
+            TypeError: if the receiver cannot be called, does not say which arguments it takes, or needs one that the
+                signal has not; or for a signal that is never sent.
+        """
+        return signals.subscribe(self, receiver, signal)
+
+
+class ConnectionState(StrEnum):
+    """The states of a `ConnectionManager`."""
+
+    READY = "ready"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECOVERING = "recovering"
+    DISCONNECTED = "disconnected"
+    TORNDOWN = "torndown"
+
+
+@dataclass
+class ManagerStatistics:
+    """A snapshot of what a `ConnectionManager` went through. Times are `time.time()`'s, in seconds."""
+
+    connects: int = 0
+    losses: int = 0
+    failed_attempts: int = 0
+    last_error: ConnectionException | None = None
+    last_error_at: float | None = None
+    up_since: float | None = None
+    """Since when it is connected; None if it isn't."""
+
+    def count_connect(self) -> None:
+        """It is up."""
+        self.connects += 1
+        self.up_since = time.time()
+
+    def count_failure(self, error: ConnectionException | None) -> None:
+        """An attempt failed."""
+        self.failed_attempts += 1
+        self.last_error, self.last_error_at = error, time.time()
+
+    def count_loss(self, error: ConnectionException | None) -> None:
+        """It was up, and is lost."""
+        self.losses += 1
+        self.up_since = None
+        self.last_error, self.last_error_at = error, time.time()
+
+    def count_end(self) -> None:
+        """It was disconnected."""
+        self.up_since = None
+
+
 @loggable_class()
-class ConnectionManager(Observed):
+class ConnectionManager:
     """Establishes a connection and keeps it up.
 
     Every method may be called from any thread, and from receivers. From `connect()` until `disconnect()` or
@@ -39,19 +225,35 @@ class ConnectionManager(Observed):
         retry: how long to wait between attempts, and how many to make.
     """
 
+    logger: logging.Logger
+
+    class Signals(Enum):
+        """What a manager sends, on the thread that runs the input in question."""
+
+        STATE_CHANGED = "state-changed"
+        """`state` and `previous`, each a `ConnectionState`; `error`, a `ConnectionException` or None."""
+        RETRY_SCHEDULED = "retry-scheduled"
+        """`attempt`, the number of failures in a row; `delay` in seconds until the next attempt; `error`."""
+
     def __init__(self, connection: Connection, *, retry: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
         if not isinstance(connection, Connection):
             raise TypeError(f"connection must be a Connection, not {connection!r}")
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
         self._connection = connection
-        self._is_parents = False
-        super().__init__(Inputs(f"cnxman manager of {connection}"))
-        self._recovery = Recovery(connection, retry, self._inputs.clock)
-        self._complaint = FirstThenDebug()
-        self._stop: BaseException | None = None
-        signals.listen(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
-        _fork.in_child(self, ConnectionManager.leave_to_parent)
+        self._inputs = InputQueue(f"manager of {connection}")
+        self._recovery = Recovery(lambda: connection.presence(), retry, self._inputs.clock)
+        self._process: int | None = None  # which one keeps the connection up
+        # Reading the state makes Automat's part of the object, which two threads would otherwise make at once later.
+        self._published = ConnectionState(self._serialized())
+        self._error: ConnectionException | None = None
+        self._statistics = ManagerStatistics()
+        self._failure_log = RepeatFilter()
+        self._interrupt: BaseException | None = None
+        signals.subscribe_weakly(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.connection!r}: {self.state}>"
 
     # -- what users call ----------------------------------------------------------------------------------
 
@@ -67,24 +269,58 @@ class ConnectionManager(Observed):
             ConnectionException: if the system gives us no thread to recover on.
             KeyboardInterrupt, SystemExit: what interrupted the attempt; the manager is disconnected then.
         """
-        if self._is_parents:
-            raise _fork.not_here(repr(self._connection))
-        if not self._inputs.join(lambda: self.state is ConnectionState.CONNECTING, ("disconnect", "teardown")):
-            try:
-                self._inputs.give("connect", partial(self._to_the_end, self._connect))
-            except NoTransition as refused:
-                refused.add_note(f"{self!r} is torn down for good: make a new manager")
-                raise
+        if self._is_inherited:
+            message = f"{self._connection!r} belongs to the process that this one was forked from; make your own here"
+            raise ConnectionException(message, ConnectionError(message))
+        if self._inputs.await_current(self._is_connecting, unless_queued=("disconnect", "teardown")):
+            return
+        try:
+            self._inputs.submit("connect", partial(self._run_input, self._connect))
+        except NoTransition as refused:
+            refused.add_note(f"{self!r} is torn down for good: make a new manager")
+            raise
 
     def disconnect(self) -> None:
         """Disconnect, and stay so. When this returns no attempt is under way and none will start."""
-        if not self._is_parents:
-            self._inputs.give("disconnect", partial(self._to_the_end, self._disconnect))
+        if not self._is_inherited:
+            self._inputs.submit("disconnect", partial(self._run_input, self._disconnect))
 
     def teardown(self) -> None:
         """Disconnect and release everything, for good. When this returns no thread of the library is left."""
-        if not self._is_parents:
-            self._inputs.give("teardown", partial(self._to_the_end, self._teardown))
+        if not self._is_inherited:
+            self._inputs.submit("teardown", partial(self._run_input, self._teardown))
+
+    def wait_until_connected(self, timeout: float | None = None) -> bool:
+        """Wait until the manager is connected.
+
+        While it is disconnected or was never asked to connect, this waits too: for somebody to call `connect()`.
+        On a thread of the library's, so in most receivers, it answers at once: nothing would ever change while
+        it waited there.
+
+        Args:
+            timeout: how long to wait, in seconds; None, or infinity, waits for as long as it takes.
+
+        Returns:
+            Whether it is connected; False at once when it is torn down.
+
+        Raises:
+            TypeError, ValueError: for a time-out that is no number, or below 0.
+        """
+        check_timeout(None if timeout == math.inf else timeout)
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
+        if self._is_inherited or self._inputs.must_not_wait():
+            return self.is_connected
+        awaited = (ConnectionState.CONNECTED, ConnectionState.TORNDOWN)
+        found = None
+
+        def is_reached() -> bool:
+            nonlocal found
+            found = self.state
+            return found in awaited
+
+        self._inputs.wait_for(is_reached, timeout)  # it may be lost again by the time this returns
+        return found is ConnectionState.CONNECTED
 
     @property
     def connection(self) -> Connection:
@@ -94,7 +330,40 @@ class ConnectionManager(Observed):
     @property
     def state(self) -> ConnectionState:
         """The state now. Answers at once, whatever is under way."""
-        return ConnectionState.TORNDOWN if self._is_parents else ConnectionState(self._serialized())
+        return ConnectionState.TORNDOWN if self._is_inherited else ConnectionState(self._serialized())
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the state is connected. Answers at once."""
+        return self.state is ConnectionState.CONNECTED
+
+    @property
+    def last_error(self) -> ConnectionException | None:
+        """Why the last attempt failed or the connection was lost; None from a success until the next failure."""
+        return self._error
+
+    @property
+    def statistics(self) -> ManagerStatistics:
+        """What it went through since it was made: a snapshot."""
+        snapshot = replace(self._statistics)
+        if self._is_inherited:
+            snapshot.count_end()
+        return snapshot
+
+    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.STATE_CHANGED) -> Callable[[], None]:
+        """Have `receiver` called for one of this manager's signals. See `Connection.subscribe`.
+
+        Args:
+            receiver: called with those of the signal's arguments that it names.
+            signal: which signal.
+
+        Returns:
+            A function that ends the subscription.
+
+        Raises:
+            TypeError: as `Connection.subscribe`.
+        """
+        return signals.subscribe(self, receiver, signal)
 
     def __enter__(self) -> Self:
         """Connect."""
@@ -125,7 +394,7 @@ class ConnectionManager(Observed):
 
     @machine.state(serialized=ConnectionState.RECOVERING)
     def recovering(self) -> None:
-        """It is down, and the next attempt waits for its time or for the thing's return."""
+        """It is down, and waits for the retry delay, or for the device to reappear."""
 
     @machine.state(serialized=ConnectionState.DISCONNECTED)
     def disconnected(self) -> None:
@@ -159,7 +428,7 @@ class ConnectionManager(Observed):
 
     @machine.input()
     def _retry(self) -> None:
-        """The wait is over, or the thing is back."""
+        """The wait is over, or the device is back."""
 
     @machine.input()
     def _succeeded(self) -> None:
@@ -174,19 +443,21 @@ class ConnectionManager(Observed):
         """The attempt failed and was the last one allowed, or a KeyboardInterrupt or SystemExit ended it."""
 
     @machine.input()
-    def _broken_off(self) -> None:
-        """Ctrl-C came between a change of state and what belongs to it."""
+    def _interrupted(self) -> None:
+        """An interrupt came after the state changed and before its outputs had run."""
 
-    # -- what they do -------------------------------------------------------------------------------------
+    # -- outputs ------------------------------------------------------------------------------------------
 
     @machine.output()
-    def _start_afresh(self) -> None:
-        self._inputs.stop_waiting()
-        self._keep_up()
-        self._recovery.start_afresh()
+    def _reset(self) -> None:
+        """Somebody connects: forget the failures so far, and keep the manager alive from now on."""
+        self._inputs.cancel_wait()
+        self._retain()
+        self._recovery.reset()
 
     @machine.output()
     def _attempt(self) -> None:
+        """Make one attempt, and feed its outcome."""
         self._recovery.attempt()
         error = self._try_connect()
         if error is None:
@@ -198,28 +469,32 @@ class ConnectionManager(Observed):
 
     @machine.output()
     def _note_success(self) -> None:
+        """Note that the connection is up."""
         self._error = None
         self._recovery.success()
         self._statistics.count_connect()
-        self._complaint.forget()
+        self._failure_log.forget()
 
     @machine.output()
     def _note_failure(self, error: ConnectionException | None) -> None:
+        """Note why the attempt failed."""
         self._error = error or self._error
         self._recovery.failure()
         self._statistics.count_failure(self._error)
 
     @machine.output()
     def _note_loss(self, error: ConnectionException | None) -> None:
-        self._error = error or self._connection.last_error or _unexplained("the connection raised the alarm")
+        """Note why the connection was lost."""
+        self._error = error or self._connection.last_error or _unexplained_error("the connection raised the alarm")
         self._recovery.loss()
         self._statistics.count_loss(self._error)
 
     @machine.output()
     def _wait(self) -> None:
-        wait, delay = self._recovery.wait(partial(self._to_the_end, self._retry))
-        self._inputs.wait_then_run(wait)
-        self._announce_change(self._error)
+        """Schedule the next attempt, and publish the state and the delay."""
+        wait, delay = self._recovery.make_wait(partial(self._run_input, self._retry))
+        self._inputs.schedule(wait)
+        self._publish_state(self._error)
         signals.send(
             self,
             ConnectionManager.Signals.RETRY_SCHEDULED,
@@ -229,92 +504,104 @@ class ConnectionManager(Observed):
         )
 
     @machine.output()
-    def _hang_up(self) -> None:
-        self._inputs.let_go()
+    def _close(self) -> None:
+        """Stop recovering, and disconnect the connection."""
+        self._stop_keeping_up()
         self._statistics.count_end()
         self._call_safely(self._connection.disconnect)
 
     @machine.output()
     def _release(self) -> None:
-        self._inputs.let_go()
+        """Stop recovering, and have the connection release everything."""
+        self._stop_keeping_up()
         self._call_safely(self._connection.teardown)
 
     @machine.output()
-    def _announce(self) -> None:
-        self._announce_change(None)
+    def _publish(self) -> None:
+        """Publish the new state."""
+        self._publish_state(None)
 
     @machine.output()
-    def _announce_giving_up(self, error: ConnectionException | None) -> None:
-        self._announce_change(error)
+    def _publish_giving_up(self, error: ConnectionException | None) -> None:
+        """Publish the new state, and why the last attempt failed."""
+        self._publish_state(error)
 
     # -- transitions --------------------------------------------------------------------------------------
 
-    ready.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
+    ready.upon(_connect, enter=connecting, outputs=[_reset, _publish, _attempt])
     ready.upon(_disconnect, enter=ready, outputs=[])
-    ready.upon(_teardown, enter=torndown, outputs=[_release, _announce])
+    ready.upon(_teardown, enter=torndown, outputs=[_release, _publish])
     ready.upon(_alarm, enter=ready, outputs=[])
 
-    connecting.upon(_succeeded, enter=connected, outputs=[_note_success, _announce])
+    connecting.upon(_succeeded, enter=connected, outputs=[_note_success, _publish])
     connecting.upon(_failed, enter=recovering, outputs=[_note_failure, _wait])
-    connecting.upon(_gave_up, enter=disconnected, outputs=[_note_failure, _hang_up, _announce_giving_up])
+    connecting.upon(_gave_up, enter=disconnected, outputs=[_note_failure, _close, _publish_giving_up])
 
     connected.upon(_connect, enter=connected, outputs=[])
-    connected.upon(_disconnect, enter=disconnected, outputs=[_hang_up, _announce])
-    connected.upon(_teardown, enter=torndown, outputs=[_hang_up, _release, _announce])
+    connected.upon(_disconnect, enter=disconnected, outputs=[_close, _publish])
+    connected.upon(_teardown, enter=torndown, outputs=[_close, _release, _publish])
     connected.upon(_alarm, enter=recovering, outputs=[_note_loss, _wait])
-    connected.upon(_broken_off, enter=disconnected, outputs=[_hang_up, _announce])
+    connected.upon(_interrupted, enter=disconnected, outputs=[_close, _publish])
 
-    recovering.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
-    recovering.upon(_retry, enter=connecting, outputs=[_announce, _attempt])
-    recovering.upon(_disconnect, enter=disconnected, outputs=[_hang_up, _announce])
-    recovering.upon(_teardown, enter=torndown, outputs=[_hang_up, _release, _announce])
+    recovering.upon(_connect, enter=connecting, outputs=[_reset, _publish, _attempt])
+    recovering.upon(_retry, enter=connecting, outputs=[_publish, _attempt])
+    recovering.upon(_disconnect, enter=disconnected, outputs=[_close, _publish])
+    recovering.upon(_teardown, enter=torndown, outputs=[_close, _release, _publish])
     recovering.upon(_alarm, enter=recovering, outputs=[])
-    recovering.upon(_broken_off, enter=disconnected, outputs=[_hang_up, _announce])
+    recovering.upon(_interrupted, enter=disconnected, outputs=[_close, _publish])
 
-    disconnected.upon(_connect, enter=connecting, outputs=[_start_afresh, _announce, _attempt])
+    disconnected.upon(_connect, enter=connecting, outputs=[_reset, _publish, _attempt])
     disconnected.upon(_disconnect, enter=disconnected, outputs=[])
-    disconnected.upon(_teardown, enter=torndown, outputs=[_release, _announce])
+    disconnected.upon(_teardown, enter=torndown, outputs=[_release, _publish])
     disconnected.upon(_alarm, enter=disconnected, outputs=[])
-    disconnected.upon(_broken_off, enter=disconnected, outputs=[_hang_up, _announce])
+    disconnected.upon(_interrupted, enter=disconnected, outputs=[_close, _publish])
 
     torndown.upon(_disconnect, enter=torndown, outputs=[])
     torndown.upon(_teardown, enter=torndown, outputs=[])
     torndown.upon(_alarm, enter=torndown, outputs=[])
-    torndown.upon(_broken_off, enter=torndown, outputs=[_hang_up, _release, _announce])
+    torndown.upon(_interrupted, enter=torndown, outputs=[_close, _release, _publish])
 
-    def leave_to_parent(self) -> None:
-        """In a forked child: what was being kept up is the parent's business."""
-        if self._inputs.is_busy:
-            self._is_parents = True
-            self._told = ConnectionState.TORNDOWN
-            self._statistics.count_end()
-        self._inputs.leave_to_parent()
-        self._make_lock()
+    # -- what they need -----------------------------------------------------------------------------------
 
-    # -- how ----------------------------------------------------------------------------------------------
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether this is a forked child of the process that keeps the connection up."""
+        return self._process is not None and self._process != os.getpid()
+
+    def _is_connecting(self) -> bool:
+        return self.state is ConnectionState.CONNECTING
 
     def _on_alarm(self, error: ConnectionException | None = None) -> None:
-        """Note an alarm. Runs on the thread that raised it; the change is made on the worker."""
-        self._inputs.post(Alarm("alarm", partial(self._alarm, error), None))
+        """Note an alarm. Runs on the thread that raised it; the worker makes the change."""
+        self._inputs.enqueue_alarm(partial(self._run_input, partial(self._alarm, error)))
 
-    def _to_the_end(self, feed: Callable[[], None]) -> None:
-        """Feed an input. Whatever breaks it off, the machine isn't left in connecting, and no step is left out."""
+    def _run_input(self, feed: Callable[[], None]) -> None:
+        """Run one input. If it is interrupted, complete the transition: the machine never stays in connecting."""
         try:
             feed()
         finally:
-            if self.state is ConnectionState.CONNECTING:
-                self._gave_up(None)
-            elif self.state is not self._told:
-                self._broken_off()
-            stop, self._stop = self._stop, None
-            if stop is not None:
-                raise stop
+            if not self._is_inherited:
+                self._complete_transition()
+            interrupt, self._interrupt = self._interrupt, None
+            if interrupt is not None:
+                raise interrupt
 
-    def _keep_up(self) -> None:
+    def _complete_transition(self) -> None:
+        if self.state is ConnectionState.CONNECTING:
+            self._gave_up(None)
+        elif self.state is not self._published:
+            self._interrupted()
+
+    def _retain(self) -> None:
         try:
-            self._inputs.keep_up(self)
+            self._inputs.retain(self)
         except RuntimeError as no_thread:
             raise ConnectionException(f"cannot recover: {no_thread}", no_thread) from no_thread
+        self._process = os.getpid()
+
+    def _stop_keeping_up(self) -> None:
+        self._inputs.release()
+        self._process = None
 
     def _try_connect(self) -> ConnectionException | None:
         """One attempt: None if it succeeded, otherwise why it didn't."""
@@ -323,18 +610,42 @@ class ConnectionManager(Observed):
                 return None
         except Exception as raised:
             error = raised if isinstance(raised, ConnectionException) else ConnectionException.from_exception(raised)
-            self._log(self._complaint.level(str(error)), "the attempt raised %s", error, exc_info=raised)
+            self._log(self._failure_log.level(str(error)), "the attempt raised %s", error, exc_info=raised)
             return error
-        return self._connection.last_error or _unexplained("the attempt failed and gave no reason")
+        return self._connection.last_error or _unexplained_error("the attempt failed and gave no reason")
 
     def _call_safely(self, method: Callable[[], None]) -> None:
         try:
             method()
         except Exception as raised:
             self._log(logging.ERROR, "%s raised", signals.name_of(method), exc_info=raised)
-        except BaseException as stop:  # Ctrl-C: it goes on to the caller once the input has been dealt with
-            self._stop = stop
+        except BaseException as interrupt:  # Ctrl-C: the caller gets it once the input has been dealt with
+            self._interrupt = interrupt
+
+    def _publish_state(self, error: ConnectionException | None) -> None:
+        state, previous = self.state, self._published
+        self._inputs.notify()
+        self._log(logging.DEBUG, "%s: %s -> %s (%s)", self.connection, previous, state, error)
+        self._published = state
+        signals.send(self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error)
+
+    def _log(self, level: int, message: str, *args: object, exc_info: Exception | None = None) -> None:
+        known = {"port": _port_of(self.connection), "state": self.state}
+        self.logger.log(level, message, *args, exc_info=exc_info, extra=known)
 
 
-def _unexplained(message: str) -> ConnectionException:
+signals.declare(Connection.Signals.RAISE_ALARM, "error")
+signals.declare(ConnectionManager.Signals.STATE_CHANGED, "state", "previous", "error")
+signals.declare(ConnectionManager.Signals.RETRY_SCHEDULED, "attempt", "delay", "error")
+
+
+def _unexplained_error(message: str) -> ConnectionException:
     return ConnectionException(message, ConnectionError(message))
+
+
+def _port_of(connection: Connection) -> object:
+    """What a log record says of the port. A connection of the user's may have none, or one that raises."""
+    try:
+        return getattr(connection, "port", None)
+    except Exception as error:
+        return error

@@ -33,9 +33,12 @@ cut. Frames do not depend on how the bytes were cut, either. A framer serves one
 time.
 """
 
+import logging
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import permutations
 from typing import Literal, Protocol, runtime_checkable
-
-from cnxman._framing import Counted, Marked, any_of, check_cuts, checked_bytes, checked_count, checked_marker
 
 __all__ = ["DEFAULT_LIMIT", "FixedLength", "Framer", "LengthPrefixed", "Lines", "Markers"]
 
@@ -43,6 +46,9 @@ DEFAULT_LIMIT = 65536
 """The longest frame let through unless told otherwise, in bytes."""
 
 _CR, _LF = b"\r", b"\n"
+_HEAD = 16  # so many bytes of a frame that was given up are in the log
+
+_logger = logging.getLogger("cnxman.framing")
 
 
 @runtime_checkable
@@ -78,7 +84,137 @@ def check_framer(framer: object) -> None:
         raise TypeError(f"a framer has the methods feed and reset, as those of cnxman.framing, unlike {framer!r}")
 
 
-class Lines(Marked):
+# -- two ways of cutting: at markers, and by count ---------------------------------------------------------
+
+
+class _Bounded:
+    """What the framers share: a buffer, a limit, and the count of what went beyond it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = _checked_count("limit", limit, least=1)
+        self._buffer = bytearray()
+        self._warned = False
+        self._skipped = 0
+
+    @property
+    def skipped(self) -> int:
+        """How many frames were given up since this framer was made; `reset` does not change it."""
+        return self._skipped
+
+    def reset(self) -> None:
+        """Forget a frame that was begun. For each time the line is opened."""
+        self._buffer.clear()
+        self._warned = False
+
+    def _give_up(self, reason: str, head: bytes | bytearray) -> None:
+        self._skipped += 1
+        level = logging.DEBUG if self._warned else logging.WARNING
+        self._warned = True
+        _logger.log(level, "%s: skipped a frame %s; it begins %r", type(self).__name__, reason, bytes(head[:_HEAD]))
+
+    def _give_up_too_long(self, begin: int) -> None:
+        head = self._buffer[begin : begin + self._limit + 1]  # no more: the rest may not have come yet
+        self._give_up(f"of more than {self._limit} bytes", head)
+
+
+class _Marked(_Bounded):
+    """Cuts wherever one of some markers stands; for framers that find the end of a frame by the bytes there.
+
+    No marker stands in another one but at its end (`_check_cuts` sees to it). So the match that begins first
+    is also the one that is complete first, and what is found does not depend on how the bytes were cut.
+    """
+
+    def __init__(self, pattern: re.Pattern[bytes], longest: int, limit: int) -> None:
+        super().__init__(limit)
+        self._pattern = pattern
+        self._longest = longest  # marker, in bytes
+        self._searched = 0  # up to here no marker begins: searching again would make long frames quadratic
+        self._skipping = False
+
+    def reset(self) -> None:
+        """Forget a frame that was begun. For each time the line is opened."""
+        super().reset()
+        self._searched = 0
+        self._skipping = False
+
+    def _pieces(self, data: bytes | bytearray | memoryview) -> Iterator[tuple[bytes | None, bytes]]:
+        """Give each marker with what stood before it, or with None if that was skipped.
+
+        Between two pieces the caller may change the pattern, and may set `_skipping`.
+        """
+        buffer = self._buffer
+        buffer += data
+        begin, search = 0, self._searched
+        while match := self._pattern.search(buffer, search):
+            found, end = match.span()
+            marker = bytes(buffer[found:end])
+            if not self._skipping and found - begin > self._limit:
+                self._give_up_too_long(begin)
+                self._skipping = True
+            content = None if self._skipping else bytes(buffer[begin:found])
+            self._skipping = False
+            begin = search = end
+            yield content, marker
+        begun = self._longest - 1  # so many bytes at the end may be the beginning of a marker
+        if not self._skipping and len(buffer) - begin > self._limit + begun:
+            self._give_up_too_long(begin)
+            self._skipping = True
+        if self._skipping:
+            begin = max(begin, len(buffer) - begun)
+        del buffer[:begin]
+        self._searched = max(0, len(buffer) - begun)
+
+
+class _Counted(_Bounded, ABC):
+    """Cuts by count; for framers that know from a frame's beginning how long it is."""
+
+    def __init__(self, start: bytes, without: int, limit: int) -> None:
+        super().__init__(limit)
+        self._start = start
+        self._without = without  # so many bytes at the beginning of a frame are not given
+        self._to_skip = 0  # bytes of a frame that was given up
+
+    @abstractmethod
+    def _size(self, at: int) -> int | None:
+        """Say how many bytes the frame beginning at `at` has; None: not known yet; 0: it was given up."""
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Take the bytes that came; give the frames that they complete, oldest first."""
+        buffer = self._buffer
+        buffer += data
+        frames = []
+        at = 0
+        while True:
+            at += self._skip(len(buffer) - at)
+            found = buffer.find(self._start, at)
+            if found < 0:
+                at = max(at, len(buffer) - len(self._start) + 1)  # the last bytes may begin a start
+                break
+            at = found
+            size = self._size(at)
+            if size is None or size > len(buffer) - at:
+                break
+            if size:
+                frames.append(bytes(buffer[at + self._without : at + size]))
+            at += size
+        del buffer[:at]
+        return frames
+
+    def reset(self) -> None:
+        """Forget a frame that was begun. For each time the line is opened."""
+        super().reset()
+        self._to_skip = 0
+
+    def _skip(self, there: int) -> int:
+        skipped = min(self._to_skip, there)
+        self._to_skip -= skipped
+        return skipped
+
+
+# -- the framers ------------------------------------------------------------------------------------------
+
+
+class Lines(_Marked):
     r"""Lines: frames that end with a separator.
 
     An empty line is a frame, b"". A line is given as soon as the last byte of its separator has come.
@@ -109,11 +245,11 @@ class Lines(Marked):
         separators = separator if isinstance(separator, tuple) else (separator,)
         if not separators:
             raise ValueError("separator: () is empty, at least one is needed")
-        ends = {checked_marker("separator", each) for each in separators}
+        ends = {_checked_marker("separator", each) for each in separators}
         if _LF in ends and _CR not in ends:
             ends.add(_CR + _LF)
-        check_cuts("separator", ends)
-        super().__init__(any_of(ends), max(map(len, ends)), limit)
+        _check_cuts("separator", ends)
+        super().__init__(_any_of(ends), max(map(len, ends)), limit)
         self._keep = keep
         self._after_cr = False
 
@@ -133,7 +269,7 @@ class Lines(Marked):
         self._after_cr = False
 
 
-class Markers(Marked):
+class Markers(_Marked):
     r"""Frames between a start and an end marker; noise between an end and the next start is left out, untold.
 
     >>> Markers(b"\x02", b"\x03").feed(b"noise\x02one\x03noise\x02\x03")
@@ -177,10 +313,10 @@ class Markers(Marked):
         restart: bool = True,
         limit: int = DEFAULT_LIMIT,
     ) -> None:
-        self._start, self._end = checked_marker("start", start), checked_marker("end", end)
+        self._start, self._end = _checked_marker("start", start), _checked_marker("end", end)
         inside = {start, end} if restart else {end}
-        check_cuts("start and end", inside)
-        self._outside, self._inside = any_of({start}), any_of(inside)
+        _check_cuts("start and end", inside)
+        self._outside, self._inside = _any_of({start}), _any_of(inside)
         super().__init__(self._outside, max(len(start), len(end)), limit)
         self._keep = keep
         self._skipping = True
@@ -208,7 +344,7 @@ class Markers(Marked):
         self._skipping = not inside
 
 
-class FixedLength(Counted):
+class FixedLength(_Counted):
     r"""Frames that all have the same length.
 
     >>> FixedLength(3).feed(b"onetwoth")
@@ -233,14 +369,14 @@ class FixedLength(Counted):
     """
 
     def __init__(self, length: int, *, start: bytes = b"") -> None:
-        self._length = checked_count("length", length, least=max(1, len(checked_bytes("start", start))))
+        self._length = _checked_count("length", length, least=max(1, len(_checked_bytes("start", start))))
         super().__init__(start, without=0, limit=length)
 
     def _size(self, at: int) -> int:  # noqa: ARG002 - the same everywhere
         return self._length
 
 
-class LengthPrefixed(Counted):
+class LengthPrefixed(_Counted):
     r"""Frames that tell their length before their content.
 
     >>> LengthPrefixed(1).feed(b"\x03one\x05three\x02t")
@@ -291,12 +427,12 @@ class LengthPrefixed(Counted):
         keep: bool = False,
         limit: int = DEFAULT_LIMIT,
     ) -> None:
-        if checked_count("size", size) not in (1, 2, 4):
+        if _checked_count("size", size) not in (1, 2, 4):
             raise ValueError(f"size: {size} bytes, allowed are 1, 2 and 4")
         if byteorder not in ("big", "little"):
             raise ValueError(f"byteorder: {byteorder!r}, allowed are 'big' and 'little'")
-        self._offset = checked_count("offset", offset, least=len(checked_bytes("start", start)))
-        self._extra = checked_count("extra", extra) - (size if counts_itself else 0)
+        self._offset = _checked_count("offset", offset, least=len(_checked_bytes("start", start)))
+        self._extra = _checked_count("extra", extra) - (size if counts_itself else 0)
         self._header = offset + size
         self._byteorder = byteorder
         super().__init__(start, 0 if keep else self._header, limit)
@@ -314,3 +450,42 @@ class LengthPrefixed(Counted):
         self._give_up(reason, self._buffer[at:end])
         self._to_skip = 1 if self._start else self._header + max(0, length)
         return 0
+
+
+# -- checks of arguments -------------------------------------------------------------------------------
+
+
+def _checked_bytes(name: str, value: object) -> bytes:
+    """Give `value` if it is bytes."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{name}: {value!r} is {type(value).__name__}, must be bytes")
+    return value
+
+
+def _checked_marker(name: str, value: object) -> bytes:
+    """Give what marks a border, if it is such: bytes, at least one."""
+    marker = _checked_bytes(name, value)
+    if not marker:
+        raise ValueError(f"{name}: {marker!r} is empty, at least one byte is needed")
+    return marker
+
+
+def _checked_count(name: str, value: object, least: int | None = None) -> int:
+    """Give `value` if it is a whole number, and not under `least`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: {value!r} is {type(value).__name__}, must be int")
+    if least is not None and value < least:
+        raise ValueError(f"{name}: {value}, must be at least {least}")
+    return value
+
+
+def _check_cuts(name: str, markers: set[bytes]) -> None:
+    """Refuse a marker that could never be found, since another one within it is complete first."""
+    for first, other in permutations(sorted(markers), 2):
+        if first in other[:-1]:
+            raise ValueError(f"{name}: {other!r} would never be found, because {first!r} in it comes first")
+
+
+def _any_of(markers: set[bytes]) -> re.Pattern[bytes]:
+    """Make a pattern that finds whichever of the markers comes first."""
+    return re.compile(b"|".join(map(re.escape, sorted(markers))))

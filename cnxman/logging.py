@@ -1,4 +1,4 @@
-"""Loggers named after module and class, and a way to say the same thing loudly only once."""
+"""Loggers named after module and class; the same failure logged loudly only once; text made fit for a log."""
 
 import logging
 from collections.abc import Callable
@@ -40,8 +40,8 @@ def loggable_class(logger_name: _Class | str | None = None) -> _Class | Callable
     return decorate
 
 
-class FirstThenDebug:
-    """At which level to log a failure: a warning the first time, debug while the same one comes again.
+class RepeatFilter:
+    """The level of a failure: a warning the first time, debug while the same one comes again.
 
     An outage of a night would otherwise write the same line some ten thousand times.
     """
@@ -58,3 +58,16 @@ class FirstThenDebug:
     def forget(self) -> None:
         """It works again: the next failure is a new one."""
         self._last = None
+
+
+def printable(text: str, most: int = 200) -> str:
+    """Text from a device, or from another process, with its control characters shown as escapes.
+
+    A line end could forge a line of a log; an escape sequence could change a terminal.
+
+    Args:
+        text: the text.
+        most: how many characters to show; the rest is cut off, and "..." stands for it.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
+    return shown if len(text) <= most else f"{shown}..."

@@ -21,7 +21,7 @@ import serial
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
-from cnxman._printable import printable
+from cnxman.logging import printable
 
 if sys.platform == "linux":
     from serial.tools.list_ports_linux import SysFS as _SysFS

@@ -24,28 +24,46 @@ What a protocol raises is logged, and hurts neither the line nor anybody else wh
 * from the factory: no protocol until the port opens again; if `attach` called it, `attach` raises it.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic
+from typing import Any, Generic, Never, Protocol, TypeVar
 
 import serial as pyserial
 
-from cnxman._listener import SerialListener
-from cnxman._protocol_session import P, SerialProtocol, Session
 from cnxman._threads import on_library_thread
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
-from cnxman.serial import LONGEST_DELIVERY, SerialConnection
+from cnxman.serial import LONGEST_DELIVERY, Opening, SerialConnection
+
+_logger = logging.getLogger(__name__)
 
 __all__ = ["Attachment", "PortError", "SerialProtocol", "Transport", "attach"]
-
-SerialProtocol.__module__ = __name__  # documented under the name of the module that hands it on
 
 _NOTHING_COMES_IN = {
     ConnectionState.READY: "the manager was never asked to connect",
     ConnectionState.DISCONNECTED: "the manager is disconnected",
     ConnectionState.TORNDOWN: "the manager is torn down",
 }
+
+
+class SerialProtocol(Protocol):
+    """What a protocol has: every `serial.threaded.Protocol` has it, and so may anything else.
+
+    (`Never` lets each protocol declare as it likes what it takes; it is given a `Transport`, and an exception or None.)
+    """
+
+    def connection_made(self, transport: Never, /) -> object:
+        """The port is open: `transport`, a `Transport`, writes and closes."""
+
+    def data_received(self, data: bytes, /) -> object:
+        """There is data, never empty."""
+
+    def connection_lost(self, exc: Never, /) -> object:
+        """It is over: `exc` is why, or None if somebody asked for it."""
+
+
+P = TypeVar("P", bound=SerialProtocol)
 
 
 class PortError(ConnectionException, pyserial.SerialException):
@@ -59,10 +77,112 @@ class PortError(ConnectionException, pyserial.SerialException):
         self.strerror = message
 
 
+class _Session(Generic[P]):
+    """One protocol on one opening of the port.
+
+    It is created locked by the current thread. Call `begin()` or discard it.
+
+    Args:
+        protocol: a new protocol.
+        opening: the opening of the port.
+    """
+
+    def __init__(self, protocol: P, opening: Opening) -> None:
+        self.protocol = protocol
+        self.opening = opening
+        self._change = threading.Condition()  # never held while the protocol is called
+        self._busy: threading.Thread | None = threading.current_thread()
+        self._end: tuple[Exception | None] | None = None  # once it is to end: why
+        self.made = False
+        """Whether `connection_made` has returned."""
+        self.over = False
+        """Whether `connection_lost` was called, and has returned."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is over, or will be as soon as the protocol returns from a call."""
+        return self._end is not None
+
+    def begin(self, transport: object) -> None:
+        """Call `connection_made`."""
+        self.made = self._run("connection_made", transport)
+
+    def feed(self, data: bytes) -> bool:
+        """Call `data_received`, unless this has ended. Wait while another thread is in the protocol.
+
+        Returns:
+            False if this ended because `data_received` raised.
+        """
+        with self._change:
+            self._change.wait_for(lambda: self._busy is None or self.ending)
+            if self.ending:
+                return True
+            self._busy = threading.current_thread()
+        return self._run("data_received", data)
+
+    def end(self, reason: Exception | None) -> None:
+        """Call `connection_lost`, or have it called by whoever is in the protocol now. Only the first time counts."""
+        with self._change:
+            if self.ending:
+                return
+            self._end = (reason,)
+            self._change.notify_all()
+            if self._busy is not None:
+                return
+            self._busy = threading.current_thread()
+        self._call_connection_lost()
+
+    def wait_until_over(self, timeout: float) -> None:
+        """Wait until `connection_lost` has returned. Not from within the protocol."""
+        with self._change:
+            self._change.wait_for(lambda: self.over, timeout)
+
+    def _run(self, name: str, argument: object) -> bool:
+        """Make one of the protocol's calls, with the session locked."""
+        raised: Exception | None = None
+        try:
+            getattr(self.protocol, name)(argument)
+        except Exception as error:
+            raised = error
+            self._log_protocol_error(name, error)
+        finally:
+            self._release(raised)
+        return raised is None or self._end != (raised,)
+
+    def _release(self, raised: Exception | None) -> None:
+        with self._change:
+            if raised is not None and self._end is None:
+                self._end = (raised,)
+            if not self.ending:
+                self._busy = None
+                self._change.notify_all()
+                return
+        self._call_connection_lost()
+
+    def _call_connection_lost(self) -> None:
+        assert self._end is not None
+        (reason,) = self._end
+        try:
+            self.protocol.connection_lost(reason)  # type: ignore[arg-type]  # see SerialProtocol
+        except Exception as error:
+            if error is not reason:
+                self._log_protocol_error("connection_lost", error)
+        finally:
+            with self._change:
+                self.over = True
+                self._busy = None
+                self._change.notify_all()
+
+    def _log_protocol_error(self, name: str, error: Exception) -> None:
+        kind, port = type(self.protocol), str(self.opening.port.port)
+        what = f"{kind.__module__}.{kind.__qualname__}.{name}"
+        _logger.error("%s: %s raised", port, what, exc_info=error, extra={"port": port})
+
+
 class Transport:
     """What a protocol is given to write and close with. It is good for one opening of the port."""
 
-    def __init__(self, manager: ConnectionManager, connection: SerialConnection, session: Session[Any]) -> None:
+    def __init__(self, manager: ConnectionManager, connection: SerialConnection, session: _Session[Any]) -> None:
         self._manager = manager
         self._connection = connection
         self._session = session
@@ -73,12 +193,12 @@ class Transport:
     @property
     def serial(self) -> pyserial.Serial:
         """The port object of pyserial, for its settings and modem lines. Don't read from it, nor write or close it."""
-        return self._session.listener.serial
+        return self._session.opening.port
 
     @property
     def alive(self) -> bool:
         """Whether this opening of the port, and its protocol, still last. Answers at once."""
-        return not self._session.over and self._session.listener.is_listening
+        return not self._session.over and self._session.opening.is_open
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Send a message; see `SerialConnection.write`.
@@ -112,8 +232,8 @@ class Attachment(Generic[P]):
         self._connection = connection
         self._factory = factory
         self._change = threading.Condition()  # guards what is below; never held while anything is called
-        self._opening: SerialListener | None = None
-        self._session: Session[P] | None = None
+        self._opening: Opening | None = None
+        self._session: _Session[P] | None = None
         self._stopped = False
         own = SerialConnection.Signals
         self._undo = [
@@ -199,31 +319,31 @@ class Attachment(Generic[P]):
     # -- what happens -------------------------------------------------------------------------------------
 
     def _on_opened(self) -> None:
-        listener = threading.current_thread()
-        assert isinstance(listener, SerialListener)
-        self._begin_on(listener)
+        opening = self._connection.current_opening
+        if opening is not None:
+            self._begin_on(opening)
 
     def _begin_on_open_port(self) -> None:
         """The port may have been open before: then there is no OPENED to come. On the thread that attaches."""
-        listener = self._connection._listener
-        if listener is not None and listener.is_listening:
-            self._begin_on(listener)
+        opening = self._connection.current_opening
+        if opening is not None and opening.is_open:
+            self._begin_on(opening)
 
-    def _begin_on(self, listener: SerialListener) -> None:
+    def _begin_on(self, opening: Opening) -> None:
         with self._change:
-            if self._opening is listener:
+            if self._opening is opening:
                 return  # attach() and OPENED both found it open; whoever came first makes the protocol
-            self._opening = listener
+            self._opening = opening
             hung = self._take_session()
         if hung is not None:
-            hung.end(None)  # some receiver took so long that CLOSED was never told
-        self._begin(listener)
+            hung.end(None)  # some receiver took so long that CLOSED was never sent
+        self._begin(opening)
 
-    def _begin(self, listener: SerialListener) -> None:
-        session = Session(self._factory(), listener)
+    def _begin(self, opening: Opening) -> None:
+        session = _Session(self._factory(), opening)
         with self._change:
-            # Whoever ends the line first sets is_listening to False, then tells CLOSED: here or there it is noticed.
-            if self._stopped or self._opening is not listener or not listener.is_listening:
+            # Whoever ends the line first makes is_open False, then sends CLOSED: here or there it is noticed.
+            if self._stopped or self._opening is not opening or not opening.is_open:
                 return
             self._session = session
         session.begin(Transport(self._manager, self._connection, session))
@@ -232,14 +352,14 @@ class Attachment(Generic[P]):
 
     def _on_data(self, data: bytes) -> None:
         session = self._session
-        if session is None or session.listener is not threading.current_thread() or session.give(data):
+        if session is None or not session.opening.is_delivering_here or session.feed(data):
             return
         if self._session is session:  # not stopped meanwhile
-            self._begin(session.listener)
+            self._begin(session.opening)
 
     def _on_closed(self, error: ConnectionException | None) -> None:
         with self._change:
-            session = self._take_session() if self._opening is threading.current_thread() else None
+            session = self._take_session() if self._opening is not None and self._opening.is_delivering_here else None
         if session is not None:
             session.end(None if error is None else PortError(error.message, error.inner))
 
@@ -248,13 +368,13 @@ class Attachment(Generic[P]):
             self._change.notify_all()
             session = self._take_session() if state in _NOTHING_COMES_IN else None
         if session is not None:
-            session.end(None)  # some receiver took so long that CLOSED was never told
+            session.end(None)  # some receiver took so long that CLOSED was never sent
 
-    def _take_session(self) -> Session[P] | None:
+    def _take_session(self) -> _Session[P] | None:
         session, self._session = self._session, None
         return session
 
-    def _live(self) -> Session[P] | None:
+    def _live(self) -> _Session[P] | None:
         session = self._session
         return session if session is not None and session.made and not session.ending else None
 

@@ -5,39 +5,209 @@ port, and can be used by itself. Which thread runs what:
 
 * `try_connect`, `disconnect`, `teardown`, `write` and the like run on the caller's thread.
 * Receivers of DATA_RECEIVED, OPENED, CLOSED and of the alarm run on the listener's thread.
+
+The way of a chunk of data: `SerialListener.run` takes it from the line's source (`cnxman._line.kinds` says which),
+sends it as the listener's own signal, and hands it to the connection's `Opening`, which sends it as the connection's.
 """
 
+import contextlib
 import logging
+import os
 import threading
-from collections.abc import Collection, Hashable
+import warnings
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol, TypeVar, Unpack
 
 import serial as pyserial
 from serial.rs485 import RS485Settings
 
 from cnxman import _fork, ports, signals
-from cnxman._checks import check_size
-from cnxman._connections_listener import ConnectionsListener
-from cnxman._conversation import Conversation
-from cnxman._line import errors as _faults
-from cnxman._line import settings as _settings
-from cnxman._line.port import Line, open_port
-from cnxman._line.posix import keep_others_out, let_go
-from cnxman._line.settings import Settings
-from cnxman._line.statistics import DriverCounts, SerialStatistics
-from cnxman._listener import BUFFER_SIZE, SerialListener
-from cnxman.basics import ConnectionException
-from cnxman.logging import FirstThenDebug, loggable_class
+from cnxman._line import errors
+from cnxman._line.driver_counts import DriverCounts, driver_counts
+from cnxman._line.kinds import make_line
+from cnxman._line.port import IncompleteWriteError, Line, Source, abandon_port, open_port
+from cnxman._line.posix import close_unused, set_exclusive
+from cnxman._line.settings import Settings, apply_settings, check_choice, check_seconds, check_settings, make_port
+from cnxman._threads import NAME, mark
+from cnxman._validation import check_size, check_timeout
+from cnxman.basics import Connection, ConnectionException, ManagerStatistics, find_errno
+from cnxman.framing import Framer, check_framer
+from cnxman.logging import RepeatFilter, loggable_class
+from cnxman.reading import SerialReader, StreamSignals, Until
 
 __all__ = ["DriverCounts", "SerialConnection", "SerialListener", "SerialStatistics"]
 
-SerialListener.__module__ = __name__  # documented and shown under the name of the module that hands it on
+_Result = TypeVar("_Result")
+
+BUFFER_SIZE = 16 * 2**20
+"""How many bytes wait for a busy receiver, at most, unless told otherwise."""
 
 LONGEST_DELIVERY = 5.0
-"""How long, in seconds, hanging up waits for a receiver that is running."""
+"""How long, in seconds, closing waits for a receiver that is running."""
+
+
+class _Sink(Protocol):
+    """What a listener hands its port's events to besides its own signals, on its own thread: an `Opening`."""
+
+    def on_opened(self) -> None:
+        """The port is open."""
+
+    def on_data(self, data: bytes) -> None:
+        """There is data."""
+
+    def on_closed(self, error: ConnectionException | None) -> None:
+        """The port is closed: at a loss `error` says why, and after `terminate()` it is None."""
+
+    def on_finished(self) -> None:
+        """Nothing more is delivered."""
+
+
+class SerialListener(threading.Thread):
+    """This is a thread object that listens for incoming data from a serial connection.
+
+    Every way out of `run` closes the port; every way out that nobody asked for sends READ_ERROR, once. A listener that
+    is never started costs no descriptor and leaves the port as it was.
+
+    Args:
+        serial: a port of pyserial's; it is opened if it isn't open.
+        buffer_size: how many bytes may wait for a receiver that is busy, at most.
+        idle_timeout: take the line for lost when nothing came for this many seconds; None waits for ever.
+    """
+
+    class Signals(Enum):
+        """What listeners send, on their own thread."""
+
+        DATA_RECEIVED = "data-received"
+        """`data`: bytes, never empty."""
+        READ_ERROR = "read-error"
+        """The port was lost: `error`, a `ConnectionException`."""
+
+        __hash__ = object.__hash__  # Enum's own is written in Python, and would run three times for each chunk
+
+    def __init__(
+        self,
+        serial: pyserial.Serial,
+        *,
+        buffer_size: int = BUFFER_SIZE,
+        idle_timeout: float | None = None,
+    ) -> None:
+        super().__init__(name=f"{NAME} listener on {serial.port}", daemon=True)
+        self._serial = serial
+        self._buffer_size = buffer_size
+        self._idle_timeout = idle_timeout
+        self._lock = threading.Lock()  # guards the next two against terminate()
+        self._line: Line | None = None  # None before the port is open
+        self._terminated = False
+        self._source: Source | None = None
+        self._dispatch = signals.Dispatch()
+        self._sink: _Sink | None = None
+        self._data = signals.Emitter(self, SerialListener.Signals.DATA_RECEIVED, self._dispatch)
+        self._error: ConnectionException | None = None  # why the port was lost, or could not be opened
+        self._ready = threading.Event()  # set when it listens, or has failed to
+        _fork.after_in_child(self._dispatch, signals.Dispatch.cancel)
+
+    @property
+    def serial(self) -> pyserial.Serial:
+        """This is the serial object we're monitoring."""
+        return self._serial
+
+    def isAlive(self) -> bool:  # noqa: N802 (threading's name for it until Python 3.9)
+        """Whether the thread is alive. Deprecated: use `is_alive()`."""
+        warnings.warn("isAlive() is deprecated, use is_alive()", DeprecationWarning, stacklevel=2)
+        return self.is_alive()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the port is open and listened to. Answers at once."""
+        line = self._line
+        return line is not None and line.is_open and not self._dispatch.ending.is_set()
+
+    def terminate(self) -> None:
+        """Terminate the listener. From any thread, at any time; returns at once, and then nothing more is reported."""
+        with self._lock:
+            self._terminated = True
+            line = self._line
+        self._dispatch.ending.set()
+        if line is not None:
+            line.stop()
+
+    def run(self) -> None:
+        """Start listening for data on the serial connection."""
+        if threading.current_thread() is self:  # and not a thread of the user's that calls this
+            mark()
+            self._dispatch.make_current()
+        error: ConnectionException | None = None
+        try:
+            if not self._terminated:
+                self._read(self._begin())
+        except Exception as raised:
+            error = _failure(errors.loss_message, str(self._serial.port), raised)
+        finally:
+            self._end(None if self._terminated else error)
+
+    # -- on the thread itself -----------------------------------------------------------------------------
+
+    def _begin(self) -> Source:
+        port = self._serial
+        try:
+            _fork.after_in_child(port, abandon_port)
+            if not port.is_open:
+                open_port(port)
+            line, source = make_line(port, self._idle_timeout, self._buffer_size)
+        except Exception as error:
+            raise _failure(errors.open_message, str(port.port), error) from error
+        with self._lock:
+            self._line, self._source = line, source
+        self._ready.set()
+        return source
+
+    def _read(self, source: Source) -> None:
+        sink = self._sink
+        if sink is not None:
+            source.begin_delivery()
+            sink.on_opened()
+            source.end_delivery()
+        while not self._terminated and (data := source.read()):
+            self._data.send(data=data)
+            if sink is not None:
+                sink.on_data(data)
+            source.end_delivery()
+
+    def _end(self, error: ConnectionException | None) -> None:
+        self._error = error
+        self._dispatch.ending.set()
+        if self._source is not None:
+            self._source.end()
+        else:
+            close_unused(self._serial)
+        self._ready.set()
+        if error is not None and not self._terminated:
+            signals.Emitter(self, SerialListener.Signals.READ_ERROR, self._dispatch).send(error=error)
+        if self._sink is not None:
+            if not self._dispatch.cancelled:
+                self._sink.on_closed(error)
+            self._sink.on_finished()
+
+
+@dataclass
+class SerialStatistics(ManagerStatistics):
+    """A snapshot of what happened on a `SerialConnection` since it was made. Times are `time.time()`'s, in seconds.
+
+    `up_since` is when the line that is open was opened; None if there is none.
+    """
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    chunks: int = 0
+    """How often receivers were given data."""
+    driver: DriverCounts | None = None
+    """The driver's counters for the line that is open, where it has any."""
 
 
 @loggable_class()
-class SerialConnection(Conversation):
+class SerialConnection(Connection):
     """A connection to a serial port, with a thread that listens.
 
     Settings are pyserial's, under its names, and are checked here and now. Times are in seconds, sizes in bytes.
@@ -48,7 +218,7 @@ class SerialConnection(Conversation):
         bytesize: data bits, 5 to 8.
         parity: "N", "E", "O", "M" or "S".
         stopbits: 1, 1.5 or 2.
-        timeout: bounds one read of pyserial's; bytes are told as they come whatever it is, and its passing is no event.
+        timeout: bounds one read of pyserial's. Bytes are delivered as they come whatever it is; its end is no event.
         xonxoff: software flow control.
         rtscts: hardware flow control by RTS and CTS.
         dsrdtr: hardware flow control by DSR and DTR; None for the same as `rtscts`.
@@ -60,8 +230,8 @@ class SerialConnection(Conversation):
             DTR sees a short pulse all the same, unless `stty -F PORT -hupcl` had kept the line up since before.
         rts: the level of RTS, likewise.
         rs485_mode: pyserial's RS485Settings.
-        buffer_size: how many bytes may wait for a receiver that is busy. When they do, reading pauses, and flow
-            control, if there is any, holds the sender off.
+        buffer_size: how many bytes may wait for a receiver that is busy. Then reading pauses, and flow
+            control, if there is any, stops the sender.
         idle_timeout: raise the alarm when nothing came for this long; None never does.
         schemes: which URL schemes to allow in `port`, "" for plain device names; None allows all.
 
@@ -71,6 +241,20 @@ class SerialConnection(Conversation):
     """
 
     logger: logging.Logger
+
+    class Signals(Enum):
+        """What serial connections send, in order, on the listener's thread; besides `Connection.Signals`."""
+
+        DATA_RECEIVED = "data-received"
+        """`data`: bytes, never empty."""
+        OPENED = "opened"
+        """The port was opened: what comes next has nothing to do with what came before."""
+        CLOSED = "closed"
+        """The port was closed: `error`, a `ConnectionException`, or None if somebody asked for it."""
+        FRAME_RECEIVED = "frame-received"
+        """A framer that was added has found a frame: `frame`, bytes; `framer`, which one it was."""
+
+        __hash__ = object.__hash__  # Enum's own is written in Python, and would run three times for each chunk
 
     def __init__(
         self,
@@ -108,28 +292,27 @@ class SerialConnection(Conversation):
             inter_byte_timeout=inter_byte_timeout,
             write_timeout=write_timeout,
         )
-        _settings.check(self._settings)
+        check_settings(self._settings)
         check_size("buffer_size", buffer_size)
-        _settings.check_seconds("idle_timeout", idle_timeout)
-        _settings.check_choice("exclusive", exclusive)
-        _settings.check_choice("dtr", dtr)
-        _settings.check_choice("rts", rts)
+        check_seconds("idle_timeout", idle_timeout)
+        check_choice("exclusive", exclusive)
+        check_choice("dtr", dtr)
+        check_choice("rts", rts)
         self.buffer_size = buffer_size
         self.idle_timeout = idle_timeout
         self._exclusive = exclusive
-        self._lines = {"dtr": dtr, "rts": rts}
+        self._modem_lines = {"dtr": dtr, "rts": rts}
         self._rs485_mode = rs485_mode
-        self._asking = threading.Lock()
-        self._counting = threading.Lock()
-        self._tally = SerialStatistics()
+        self._query_lock = threading.Lock()  # held from a question to its answer
+        self._counters_lock = threading.Lock()
+        self._counters = SerialStatistics()
         self._lock = threading.Lock()  # guards what is below; never held while anything is called
-        self._listener: ConnectionsListener | None = None
-        self._turn = 0  # which try_connect, disconnect or teardown was the last
-        self._is_dialled = False  # since the last disconnect or teardown
-        self._is_parents = False
+        self._opening: Opening | None = None
+        self._generation = 0  # of the try_connect, disconnect or teardown that was called last
+        self._is_wanted = False  # since the last disconnect or teardown
+        self._process = os.getpid()  # the one that has opened the port
         self._presence = ports.Presence(port)
-        self._complaint = FirstThenDebug()
-        _fork.in_child(self, SerialConnection.leave_to_parent)
+        self._failure_log = RepeatFilter()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._port}>"
@@ -137,7 +320,7 @@ class SerialConnection(Conversation):
     # -- what a manager calls -----------------------------------------------------------------------------
 
     def try_connect(self) -> bool:
-        """Open the port and start to listen.
+        """Attempt to connect to the serial port: open it and start to listen.
 
         Returns at once, with the listener running; it never waits for the line. What waited in the port from before is
         discarded. A line from before is closed first.
@@ -145,23 +328,23 @@ class SerialConnection(Conversation):
         Returns:
             True if and only if the port is open. Otherwise the reason is logged, and is in `last_error`.
         """
-        if self._is_parents:
-            return self._fail(_fork.not_here(repr(self)))
-        turn, old = self._take_turn(dialled=True)
-        predecessor = self._hang_up(old)
+        if self._is_inherited:
+            return self._fail(self._inherited_error())
+        generation, old = self._supersede(is_wanted=True)
+        predecessor = self._close(old)
         try:
-            port = self._open()
+            port = self._open_port()
         except Exception as error:
-            return self._fail(_faults.not_opened(self._port, error))
-        listener = ConnectionsListener(self, port, turn, predecessor)
+            return self._fail(_failure(errors.open_message, self._port, error))
+        opening = Opening(self, port, generation, predecessor)
         try:
-            failure = self._start(listener)
+            failure = self._establish(opening)
         except BaseException:
-            self._hang_up(listener)
+            self._close(opening)
             raise
         if failure is None:
             return True
-        self._hang_up(listener)
+        self._close(opening)
         return self._fail(failure)
 
     def prepare(self) -> bool:
@@ -181,8 +364,9 @@ class SerialConnection(Conversation):
         running is waited for, 5 seconds at most. (Called from a receiver on the listener's own thread it closes the
         port and returns; the thread ends once the receiver has returned.)
         """
-        _, listener = self._take_turn(dialled=False)
-        self._hang_up(listener)
+        if not self._is_inherited:
+            _, opening = self._supersede(is_wanted=False)
+            self._close(opening)
 
     def teardown(self) -> None:
         """Release the serial port entirely."""
@@ -192,7 +376,7 @@ class SerialConnection(Conversation):
         """Whether the port is there, and which one: what lets a manager try at once when an adapter is back."""
         return self._presence()
 
-    # -- what users call ----------------------------------------------------------------------------------
+    # -- reading and writing ------------------------------------------------------------------------------
 
     @property
     def port(self) -> str:
@@ -202,51 +386,304 @@ class SerialConnection(Conversation):
     @property
     def is_connected(self) -> bool:
         """Whether the port is open. Answers at once."""
-        listener = self._listener
-        return listener is not None and listener.is_listening
+        opening = self._opening
+        return opening is not None and opening.listener.is_listening and not self._is_inherited
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Send a message. From any thread: messages are never mixed.
+
+        What was written when a line is lost is not sent again.
+
+        Args:
+            data: the whole message.
+
+        Returns:
+            How many bytes were written, which is all of them; they are the kernel's then.
+
+        Raises:
+            TypeError: if `data` isn't bytes.
+            ConnectionException: if there is no connection, if it is lost or closed meanwhile, or if the line takes
+                nothing for `write_timeout` seconds. It says how much went out.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data must be bytes, not {data!r}")
+        message, written = bytes(data), 0
+        try:
+            written = self._line().write(message, self._settings["write_timeout"])
+        except IncompleteWriteError as failed:
+            written, cause = failed.written, failed.cause
+            failure = _failure(errors.write_message, self._port, cause, written, len(message))
+            failure.written = written
+            raise failure from cause
+        finally:
+            with self._counters_lock:
+                self._counters.bytes_out += written
+        return written
+
+    def reader(self, *, buffer_size: int | None = None) -> SerialReader:
+        """What comes from now on, to be read by calls that wait: `with connection.reader() as reader: ...`.
+
+        It takes nothing away from receivers, nor from other readers.
+
+        Args:
+            buffer_size: how many bytes wait to be read, at most; None for as many as this connection's own.
+
+        Returns:
+            The reader. Close it when it isn't read any more: one that is full delays all receivers.
+        """
+        return SerialReader(self, _STREAM, buffer_size=buffer_size)
+
+    def query(self, question: bytes, until: Until = b"\n", *, timeout: float | None = 1.0) -> bytes:
+        r"""Ask the device, and wait for its answer: `connection.query(b"*IDN?\n")`.
+
+        What came before the question isn't taken for its answer. Questions from several threads are asked one after
+        another, so each gets its own answer (but one that comes too late may be taken for that of the next question).
+        Receivers and readers get the answer as well. It may be used in `prepare`, but not in a receiver.
+
+        Args:
+            question: written as it is.
+            until: where the answer ends: after these bytes; after so many bytes, if it is a number; or with
+                the first frame of a framer, such as `cnxman.framing.Lines()`.
+            timeout: how long to wait for the answer once the question is written, in seconds; None for ever.
+
+        Returns:
+            The answer: with the bytes that end it, or as the framer gives it.
+
+        Raises:
+            TimeoutError: the answer didn't come, or not to its end; it says what did. (Or, with nothing asked:
+                what came before waited for slow receivers for as long.)
+            ConnectionException: if there is no connection, or it is lost or closed meanwhile; see also `write`.
+            BufferError: it has no end within `buffer_size` bytes.
+            ValueError: for an `until` of no bytes, or of more than `buffer_size`.
+            RuntimeError: called from a receiver on this connection's own listener thread, where no data could come.
+        """
+        check_timeout(timeout)
+        self.check_may_wait()
+        with self._query_lock, self.reader() as reader:
+            return reader.ask(question, until, timeout)
+
+    def add_framer(self, framer: Framer) -> Callable[[], None]:
+        r"""Have received data cut into frames: each one is sent as `Signals.FRAME_RECEIVED`.
+
+        The framer is reset at each opening, so half a frame from before an outage is never glued to one from after.
+
+            connection.add_framer(Lines())
+            connection.subscribe(lambda frame: print(frame), SerialConnection.Signals.FRAME_RECEIVED)
+
+        Args:
+            framer: one of `cnxman.framing`, or anything with its `feed` and `reset`; it serves this connection alone.
+
+        Returns:
+            A function that ends it.
+
+        Raises:
+            TypeError: if it is no framer.
+        """
+        check_framer(framer)
+
+        def reset() -> None:
+            framer.reset()
+
+        def feed(data: bytes) -> None:
+            dispatch = signals.current_dispatch() or signals.Dispatch()
+            frames = signals.Emitter(self, SerialConnection.Signals.FRAME_RECEIVED, dispatch)
+            for frame in framer.feed(data):
+                if not dispatch.cancelled:
+                    frames.send(frame=frame, framer=framer)
+
+        undo = (
+            self.subscribe(reset, SerialConnection.Signals.OPENED),
+            self.subscribe(feed, SerialConnection.Signals.DATA_RECEIVED),
+        )
+
+        def end() -> None:
+            for each in undo:
+                each()
+
+        return end
+
+    def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.DATA_RECEIVED) -> Callable[[], None]:
+        """Have `receiver` called for one of this connection's signals; see `Connection.subscribe`."""
+        return super().subscribe(receiver, signal)
+
+    def is_drained(self) -> bool:
+        """Whether all data that has come by now was delivered to receivers. Answers at once, from any thread.
+
+        Raises:
+            ConnectionException: the line is lost.
+        """
+        opening = self._opening
+        source = opening.listener._source if opening is not None and opening.listener.is_listening else None
+        try:
+            return source is None or source.is_drained()
+        except Exception as error:
+            raise _failure(errors.loss_message, self._port, error) from error
+
+    @property
+    def current_opening(self) -> "Opening | None":
+        """The opening of the port that is under way, or None. In a receiver: the one that it is called for."""
+        newest = self._opening
+        return self._opening_here() or newest
+
+    def _opening_here(self) -> "Opening | None":
+        """The opening whose receivers the current thread calls."""
+        opening = self._opening
+        while opening is not None:
+            if opening.is_delivering_here:
+                return opening
+            opening = opening.predecessor
+        return None
+
+    def check_may_wait(self) -> None:
+        """Refuse to wait for this connection's data where they could not come.
+
+        Raises:
+            RuntimeError: on the thread that delivers them, so in a receiver.
+        """
+        if self._opening_here() is not None:
+            raise RuntimeError(
+                f"a receiver on the listener thread of {self._port} can't wait for its data, which come on that"
+                " very thread: read, or ask, on another one"
+            )
+
+    @property
+    def statistics(self) -> SerialStatistics:
+        """What happened since this connection was made: a snapshot. Answers at once."""
+        snapshot = replace(self._counters)
+        if self._is_inherited:
+            snapshot.count_end()
+        with contextlib.suppress(ConnectionException, OSError):  # no line, no driver's counters
+            snapshot.driver = self._line().use(driver_counts)
+        return snapshot
+
+    # -- settings, modem lines, break: kept for every further opening; they wait for nothing but the driver ----
+
+    def configure(self, **changes: Unpack[Settings]) -> None:
+        """Change settings, on the open line if there is one, and for every further opening.
+
+        Args:
+            **changes: settings under pyserial's names, such as `baudrate=115200`.
+
+        Raises:
+            ValueError: for a setting that makes no sense.
+            TypeError: for a name that is no setting.
+            ConnectionException: if the line was lost; the settings are kept for the next one.
+        """
+        check_settings(changes)
+        self._settings.update(changes)
+        if self.is_connected:
+            self._use(lambda port: apply_settings(port, changes))
+
+    @property
+    def dtr(self) -> bool | None:
+        """DTR: what it was set to, or None if it is left to the driver. Set it at any time; it is kept."""
+        return self._modem_lines["dtr"]
+
+    @dtr.setter
+    def dtr(self, level: bool | None) -> None:
+        self._set_line("dtr", level)
+
+    @property
+    def rts(self) -> bool | None:
+        """RTS: what it was set to, or None if it is left to the driver. Set it at any time; it is kept."""
+        return self._modem_lines["rts"]
+
+    @rts.setter
+    def rts(self, level: bool | None) -> None:
+        self._set_line("rts", level)
+
+    @property
+    def cts(self) -> bool:
+        """Clear To Send. Raises `ConnectionException` where there is no such line, as the other three do."""
+        return self._use(lambda port: bool(port.cts))
+
+    @property
+    def dsr(self) -> bool:
+        """Data Set Ready."""
+        return self._use(lambda port: bool(port.dsr))
+
+    @property
+    def ri(self) -> bool:
+        """Ring Indicator."""
+        return self._use(lambda port: bool(port.ri))
+
+    @property
+    def cd(self) -> bool:
+        """Carrier Detect."""
+        return self._use(lambda port: bool(port.cd))
+
+    def send_break(self, duration: float = 0.25) -> None:
+        """Hold the line in the break condition.
+
+        Args:
+            duration: for how long, in seconds; cut short if the line ends.
+
+        Raises:
+            ConnectionException: if there is no connection, it is lost meanwhile, or the port cannot do it.
+            TypeError, ValueError: for a duration that is no number, or below 0.
+        """
+        if duration is None:
+            raise TypeError("duration must be a number of seconds, not None")
+        check_timeout(duration, "duration")
+        self._use(lambda port: setattr(port, "break_condition", True))
+        try:
+            self._line().wait_for_stop(duration)
+        finally:
+            self._use(lambda port: setattr(port, "break_condition", False))
 
     # -- how ----------------------------------------------------------------------------------------------
 
-    def _take_turn(self, *, dialled: bool) -> tuple[int, "ConnectionsListener | None"]:
-        """From now on, whatever an earlier call is still doing has been overtaken."""
-        with self._lock:
-            self._turn += 1
-            self._is_dialled = dialled
-            self._tally.count_end()
-            return self._turn, self._listener
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether this is a forked child of the process that has opened the port."""
+        return self._process != os.getpid() and (self._is_wanted or self._opening is not None)
 
-    def _open(self) -> pyserial.Serial:
-        port = _settings.make_port(self._port, self._settings, self._exclusive, self._lines, self._rs485_mode)
+    def _inherited_error(self) -> ConnectionException:
+        message = f"{self!r} belongs to the process that this one was forked from; make your own here"
+        return ConnectionException(message, ConnectionError(message))
+
+    def _supersede(self, *, is_wanted: bool) -> "tuple[int, Opening | None]":
+        """From now on, whatever an earlier call is still doing is superseded. Returns this call's generation."""
+        with self._lock:
+            self._generation += 1
+            self._is_wanted = is_wanted
+            self._process = os.getpid()
+            self._counters.count_end()
+            return self._generation, self._opening
+
+    def _open_port(self) -> pyserial.Serial:
+        port = make_port(self._port, self._settings, self._exclusive, self._modem_lines, self._rs485_mode)
         try:
             open_port(port)
             if self._exclusive:
-                keep_others_out(port)
+                set_exclusive(port)
         except BaseException:
-            let_go(port)  # else the exception's traceback would keep open what pyserial has opened
+            close_unused(port)  # else the exception's traceback would keep open what pyserial has opened
             raise
         return port
 
-    def _start(self, listener: ConnectionsListener) -> ConnectionException | None:
+    def _establish(self, opening: "Opening") -> ConnectionException | None:
         """Listen, and prepare the device: None, or why not."""
         with self._lock:
-            if listener.turn != self._turn:
-                return _overtaken(self._port)
-            self._listener = listener
+            if opening.generation != self._generation:
+                return _superseded_error(self._port)
+            self._opening = opening
+        listener = opening.listener
         try:
             listener.start()
         except RuntimeError as no_thread:
-            return _faults.not_opened(self._port, no_thread)
-        listener.ready.wait()
+            return _failure(errors.open_message, self._port, no_thread)
+        listener._ready.wait()
         error = self._prepare() if listener.is_listening else None
         with self._lock:
-            if listener.turn != self._turn:
-                return error or _overtaken(self._port)
-            error = listener.error or error
+            if opening.generation != self._generation:
+                return error or _superseded_error(self._port)
+            error = listener._error or error
             if error is None:
-                listener.settled = True
+                opening.is_established = True
                 self.last_error = None
-                self._tally.count_connect()
-                self._complaint.forget()
+                self._counters.count_connect()
+                self._failure_log.forget()
             return error
 
     def _prepare(self) -> ConnectionException | None:
@@ -264,79 +701,211 @@ class SerialConnection(Conversation):
     def _fail(self, error: ConnectionException) -> bool:
         self.last_error = error
         with self._lock:
-            self._tally.count_failure(error)
-        self._log(self._complaint.level(error.message), "%s", error)
+            self._counters.count_failure(error)
+        self._log(self._failure_log.level(error.message), "%s", error)
         return False
 
-    def _hang_up(self, listener: "ConnectionsListener | None") -> "ConnectionsListener | None":
-        """End a listener. Returns the one, it or its predecessor, that can't have ended yet: this is its own thread."""
-        if listener is None:
+    def _close(self, opening: "Opening | None") -> "Opening | None":
+        """Close an opening. Returns the one, it or a predecessor, that can't have ended yet: this is its own thread."""
+        if opening is None:
             return None
-        listener.terminate()
-        if listener is threading.current_thread():
-            listener.close_now()
-            return listener
-        unfinished = self._hang_up(listener.predecessor)
-        if not listener.wait_for_end(LONGEST_DELIVERY):
-            receiver = listener.abandon()
+        opening.terminate()
+        if opening.listener is threading.current_thread():
+            opening.close_now()
+            return opening
+        unfinished = self._close(opening.predecessor)
+        if not opening.wait_for_end(LONGEST_DELIVERY):
+            receiver = opening.abandon()
             name = signals.name_of(receiver) if receiver else "a receiver"
-            self._log(logging.WARNING, "%s: hung up without waiting any longer for %s", self._port, name)
+            self._log(logging.WARNING, "%s: closed without waiting any longer for %s", self._port, name)
         with self._lock:
-            if self._listener is listener:
-                self._listener = unfinished
+            if self._opening is opening:
+                self._opening = unfinished
         return unfinished
 
-    def _line_ended(self, listener: ConnectionsListener, error: ConnectionException | None) -> None:
+    def _on_closed(self, opening: "Opening", error: ConnectionException | None) -> None:
         """The port is closed. On the listener's thread."""
         with self._lock:
-            told = error if listener.turn == self._turn else None
-            if told is not None:
-                self.last_error = told
-                if listener.settled:
-                    self._tally.count_loss(told)
-        if told is not None and listener.settled:
-            self._log(self._complaint.level(told.message), "%s", told)
-        if listener.has_told:
-            signals.Channel(listener.delivery, self, SerialConnection.Signals.CLOSED).send(error=told)
-        if told is not None and listener.settled and listener.turn == self._turn:
-            self.raise_alarm(told)
+            lost = error if opening.generation == self._generation else None
+            if lost is not None:
+                self.last_error = lost
+                if opening.is_established:
+                    self._counters.count_loss(lost)
+        if lost is not None and opening.is_established:
+            self._log(self._failure_log.level(lost.message), "%s", lost)
+        if opening.has_sent_opened:
+            signals.Emitter(self, SerialConnection.Signals.CLOSED, opening.dispatch).send(error=lost)
+        if lost is not None and opening.is_established and opening.generation == self._generation:
+            self.raise_alarm(lost)
         with self._lock:
-            if self._listener is listener:
-                self._listener = listener.predecessor
+            if self._opening is opening:
+                self._opening = opening.predecessor
 
     def _line(self) -> Line:
-        listener = self._listener
-        line = listener.line if listener is not None and listener.is_listening else None
-        if self._is_parents:
-            raise _fork.not_here(repr(self))
+        """The open line; raises `ConnectionException` if there is none."""
+        opening = self._opening
+        if self._is_inherited:
+            raise self._inherited_error()
+        line = opening.listener._line if opening is not None and opening.listener.is_listening else None
         if line is None:
             cause = self.last_error or ConnectionError("not connected")
             raise ConnectionException(f"{self._port} is not connected", cause) from cause
         return line
 
-    def _itself(self) -> "SerialConnection":
-        return self
+    def _use(self, what: Callable[[pyserial.Serial], _Result]) -> _Result:
+        line = self._line()
+        try:
+            return line.use(what)
+        except Exception as error:
+            raise _failure(errors.control_message, self._port, error) from error
 
-    def _delivery(self) -> signals.Delivery:
-        current = threading.current_thread()
-        return current.delivery if isinstance(current, SerialListener) else signals.Delivery()
-
-    def _count_in(self, size: int) -> None:
-        self._tally.bytes_in += size
-        self._tally.chunks += 1
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: the line, if there is one or is to be one, is the parent's."""
-        self._lock, self._asking, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
-        self._presence = ports.Presence(self._port)
-        if self._is_dialled or self._listener is not None:
-            self._is_parents, self._listener = True, None
-            self._tally.count_end()
+    def _set_line(self, name: str, level: bool | None) -> None:
+        check_choice(name, level)
+        self._modem_lines[name] = level
+        if level is not None and self.is_connected:
+            self._use(lambda port: setattr(port, name, level))
 
     def _log(self, level: int, message: str, *args: object) -> None:
         self.logger.log(level, message, *args, extra={"port": self._port})
 
 
-def _overtaken(port: str) -> ConnectionException:
+class Opening:
+    """One opening of a connection's port: its listener, and the connection's signals, in order.
+
+    Which opening data belong to is told by identity: `SerialConnection.current_opening`.
+
+    A receiver may close the connection and open it again, on the thread of the very opening that it closes. The new
+    opening then sends nothing until its predecessor has sent its CLOSED.
+
+    Args:
+        connection: whose port it is.
+        port: the port, which is open.
+        generation: the connection's generation that it belongs to.
+        predecessor: an opening that has yet to send its CLOSED, if there is one.
+    """
+
+    def __init__(
+        self, connection: SerialConnection, port: pyserial.Serial, generation: int, predecessor: "Opening | None"
+    ) -> None:
+        self.connection = connection
+        self.generation = generation
+        self.listener = SerialListener(port, buffer_size=connection.buffer_size, idle_timeout=connection.idle_timeout)
+        self.listener._sink = self
+        self.dispatch = self.listener._dispatch
+        self.predecessor = predecessor
+        self.has_sent_opened = False
+        self.is_established = False
+        """Whether `try_connect` has returned True: from then on a loss raises the alarm."""
+        self._data = signals.Emitter(connection, SerialConnection.Signals.DATA_RECEIVED, self.dispatch)
+        self._finished = threading.Event()
+        self._may_send = threading.Event()
+        self._successor: Opening | None = None
+        if predecessor is not None:
+            predecessor._successor = self
+        if predecessor is None or predecessor._finished.is_set():
+            self._may_send.set()
+
+    @property
+    def port(self) -> pyserial.Serial:
+        """The port object of pyserial."""
+        return self.listener.serial
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the port is open and listened to. Answers at once."""
+        return self.listener.is_listening
+
+    @property
+    def is_delivering_here(self) -> bool:
+        """Whether the current thread calls receivers for this opening."""
+        return signals.current_dispatch() is self.dispatch
+
+    # -- its end ------------------------------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        """Have it end. From any thread; returns at once."""
+        self.listener.terminate()
+        self._may_send.set()
+
+    def close_now(self) -> None:
+        """Close the port, after `terminate()`, from within a receiver on the listener's own thread."""
+        if self.listener._source is not None:
+            self.listener._source.end()
+
+    def wait_for_end(self, timeout: float) -> bool:
+        """Wait until the listener has ended, for `timeout` seconds at most. Not on the listener's thread.
+
+        Returns:
+            Whether it has ended. One that could not be started never began.
+        """
+        if self.listener.ident is None:
+            close_unused(self.listener.serial)
+            return True
+        self.listener.join(timeout)
+        return not self.listener.is_alive()
+
+    def abandon(self) -> signals.Receiver | None:
+        """Close the port in spite of a receiver that does not return, after `terminate()`.
+
+        Returns:
+            That receiver.
+        """
+        dispatch, source = self.dispatch, self.listener._source
+        receiver = dispatch.receiver
+        dispatch.cancel()
+        if source is not None and source.is_delivering:
+            source.end()
+        self.on_finished()
+        return receiver
+
+    # -- the listener's sink, on its thread ---------------------------------------------------------------
+
+    def on_opened(self) -> None:
+        """See `_Sink`."""
+        self._may_send.wait()
+        if self.predecessor is not None and not self.predecessor._finished.is_set():
+            return  # closed again before its predecessor was
+        self.predecessor = None
+        self.has_sent_opened = True
+        signals.Emitter(self.connection, SerialConnection.Signals.OPENED, self.dispatch).send()
+
+    def on_data(self, data: bytes) -> None:
+        """See `_Sink`."""
+        counters = self.connection._counters
+        counters.bytes_in += len(data)
+        counters.chunks += 1
+        self._data.send(data=data)
+
+    def on_closed(self, error: ConnectionException | None) -> None:
+        """See `_Sink`."""
+        self.connection._on_closed(self, error)
+
+    def on_finished(self) -> None:
+        """See `_Sink`."""
+        self._finished.set()
+        if self._successor is not None:
+            self._successor._may_send.set()
+
+
+_STREAM = StreamSignals(
+    SerialConnection.Signals.OPENED, SerialConnection.Signals.DATA_RECEIVED, SerialConnection.Signals.CLOSED
+)
+
+signals.declare(SerialListener.Signals.DATA_RECEIVED, "data")
+signals.declare(SerialListener.Signals.READ_ERROR, "error")
+signals.declare(SerialConnection.Signals.DATA_RECEIVED, "data")
+signals.declare(SerialConnection.Signals.OPENED)
+signals.declare(SerialConnection.Signals.CLOSED, "error")
+signals.declare(SerialConnection.Signals.FRAME_RECEIVED, "frame", "framer")
+
+
+def _failure(message: Callable[..., str], port: str, error: Exception, *details: int) -> ConnectionException:
+    """What is raised, or sent, for an error of a port: with one of the messages of `cnxman._line.errors`."""
+    if isinstance(error, ConnectionException):
+        return error
+    return ConnectionException(message(port, error, find_errno(error), *details), error)
+
+
+def _superseded_error(port: str) -> ConnectionException:
     message = f"{port} was disconnected while it was being opened"
     return ConnectionException(message, ConnectionAbortedError(message))

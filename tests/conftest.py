@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cnxman._threads import LibraryThread
+from tests.kit.threads import is_library_thread
 
 PATIENCE = 5.0
 
@@ -21,7 +21,7 @@ if hasattr(signal, "SIGHUP"):
 
 def held() -> tuple[set[threading.Thread], int]:
     """What is held now: the library's threads, and how many descriptors."""
-    threads = {thread for thread in threading.enumerate() if isinstance(thread, LibraryThread)}
+    threads = {thread for thread in threading.enumerate() if is_library_thread(thread)}
     descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     return threads, descriptors
 

@@ -16,6 +16,7 @@ from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream
 from cnxman.framing import Lines
 from cnxman.testing import SimulatedDevice
 from tests.kit.managers import Script
+from tests.kit.probe import subscriptions
 
 AT_ONCE = RetryPolicy(0.01, 1, 0.01, 0)
 SOON = 5.0  # seconds that something may take which should be done in no time
@@ -335,7 +336,7 @@ def test_what_nobody_awaits_is_no_trouble(serial_device: SimulatedDevice) -> Non
             forgotten = asyncio.create_task(line.next_connect())
             forgotten.cancel()  # before it has begun
             await asyncio.wait([forgotten])
-            subscribed = len(line.manager.__dict__["_subscribed"])
+            subscribed = len(line.manager.__dict__["_subscriptions"])
             hasty = asyncio.create_task(line.next_connect())
             await asyncio.sleep(0)
             hasty.cancel()
@@ -344,10 +345,10 @@ def test_what_nobody_awaits_is_no_trouble(serial_device: SimulatedDevice) -> Non
             closed.close()
             begun.send(None)
             begun.close()
-            assert len(line.manager.__dict__["_subscribed"]) == subscribed
+            assert len(line.manager.__dict__["_subscriptions"]) == subscribed
             _ = line.next_connect()  # and forgotten, until there is a connect
             await outage(serial_device, line)
-            assert len(line.manager.__dict__["_subscribed"]) == subscribed
+            assert len(line.manager.__dict__["_subscriptions"]) == subscribed
             assert forgotten.cancelled()
             assert hasty.cancelled()
 
@@ -463,7 +464,7 @@ def test_bad_arguments(serial_device: SimulatedDevice) -> None:
 def test_a_slow_consumer_holds_the_device_off_and_loses_nothing(
     serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnxman._inbox.LOOK_EVERY", 60)  # who makes room tells
+    monkeypatch.setattr("cnxman.reading.FULL_INTERVAL", 60)  # who makes room tells
     sent = bytes(range(256)) * 2000
 
     async def main() -> None:
@@ -474,7 +475,7 @@ def test_a_slow_consumer_holds_the_device_off_and_loses_nothing(
             await until(lambda: "reading pauses" in caplog.text)
             await asyncio.sleep(0.1)
             assert not sending.done()
-            assert len(chunks._mailbox.data) < 20_000 + 65536
+            assert len(chunks._queue.data) < 20_000 + 65536
             assert await read(chunks, len(sent)) == sent
             await soon(sending)
 
@@ -487,7 +488,7 @@ def test_a_consumer_that_is_far_behind_lets_others_have_their_turns(serial_devic
             await opened(serial_device)
             chunks = line.data()
             await asyncio.to_thread(serial_device.send, b"x" * 500_000)
-            await until(lambda: len(chunks._mailbox.data) == 500_000)
+            await until(lambda: len(chunks._queue.data) == 500_000)
             turns = 0
 
             async def take_turns() -> None:
@@ -515,7 +516,7 @@ def test_a_consumer_that_is_behind_an_outage_is_given_nothing_glued_together(ser
                 await outage(serial_device, line)
             await outage(serial_device, line)  # in which nothing comes
             serial_device.send(b"whole\n")
-            await until(lambda: len(chunks._mailbox.data) == 14)
+            await until(lambda: len(chunks._queue.data) == 14)
             assert [await anext(chunks) for _ in range(3)] == [b"half", b"half", b"whole\n"]
             assert await soon(anext(lines)) == b"whole"
 
@@ -555,17 +556,17 @@ def test_outages_do_not_make_a_stuck_consumer_grow(serial_device: SimulatedDevic
         async with kept_up(serial_device, buffer_size=1000) as line:
             await opened(serial_device)
             chunks = line.data()
-            mailbox = chunks._mailbox
+            queue = chunks._queue
             for _ in range(4):
                 sending = asyncio.create_task(asyncio.to_thread(serial_device.send, b"x" * 3000))
-                await until(lambda: mailbox._holding)
+                await until(lambda: queue._holding)
                 await soon(sending)
                 await outage(serial_device, line)
             connection = line._line()
-            assert len(mailbox.data) > 4000  # it fits: two deliveries of 64 KB may come beyond the bounds
-            mailbox.data += b"y" * 200_000  # as many more would have made
+            assert len(queue.data) > 4000  # it fits: two deliveries of 64 KB may come beyond the bounds
+            queue.data += b"y" * 200_000  # as many more would have made
             sending = asyncio.create_task(asyncio.to_thread(serial_device.send, b"x" * 3000))
-            await until(lambda: mailbox._holding)
+            await until(lambda: queue._holding)
             await soon(sending)
             await asyncio.to_thread(serial_device.unplug)
             await until(lambda: not connection.is_connected)
@@ -620,10 +621,10 @@ def test_hanging_up_while_a_lost_line_has_yet_to_tell_all(serial_device: Simulat
         async with kept_up(serial_device, buffer_size=1000) as line:
             await opened(serial_device)
             chunks = line.data()
-            mailbox = chunks._mailbox
-            mailbox.data += b"y" * 200_000  # as much as only some outages make
+            queue = chunks._queue
+            queue.data += b"y" * 200_000  # as much as only some outages make
             await asyncio.to_thread(serial_device.send, b"x" * 1000)
-            await until(lambda: mailbox._holding)
+            await until(lambda: queue._holding)
             await asyncio.to_thread(serial_device.unplug)
             await until(lambda: not line._line().is_connected)
             began = time.monotonic()
@@ -693,7 +694,7 @@ def test_iterators_that_become_garbage_unsubscribe_by_themselves(serial_device: 
     async def main() -> None:
         async with kept_up(serial_device) as line:
             line.data()
-            await until(lambda: "_subscribed" not in vars(line._line()) or vars(line._line())["_subscribed"] == [])
+            await until(lambda: subscriptions(line._line()) == 0)
 
     asyncio.run(main())
 
@@ -719,7 +720,7 @@ def test_garbage_holds_nobody_up_even_while_the_loop_is_busy(serial_device: Simu
 
 def stuck(line: AsyncManager) -> bool:
     """Whether a delivery waits for any of the line's iterators."""
-    return any(mailbox._holding for mailbox in line._mailboxes)
+    return any(queue._holding for queue in line._queues)
 
 
 @pytest.mark.parametrize("how", ["breaks off", "raises", "closes", "is cancelled"])
@@ -759,7 +760,7 @@ def test_a_consumer_that_is_gone_holds_nobody_up(
             gc.collect()
             await soon(sending)
             await until(lambda: len(heard) == 50_001)
-            await until(lambda: len(line._line().__dict__["_subscribed"]) == 1)
+            await until(lambda: subscriptions(line._line()) == 1)
             await outage(serial_device, line)
 
     asyncio.run(main())
@@ -1019,7 +1020,7 @@ def test_a_loop_that_is_busy_elsewhere_does_not_hinder_hanging_up(serial_device:
             await opened(serial_device)
             chunks = line.data()
             serial_device.send(b"x" * 3000)
-            await until(lambda: chunks._mailbox._holding)
+            await until(lambda: chunks._queue._holding)
             began = time.monotonic()
             line.manager.disconnect()  # blocks the loop, and with it the consumer
             assert time.monotonic() - began < 2

@@ -8,7 +8,7 @@ import pytest
 
 import cnxman
 from cnxman.basics import ConnectionManager
-from cnxman.logging import FirstThenDebug, loggable_class
+from cnxman.logging import RepeatFilter, loggable_class
 from cnxman.serial import SerialConnection
 
 
@@ -72,7 +72,7 @@ def test_the_librarys_own_classes() -> None:
 
 
 def test_first_then_debug() -> None:
-    complaint = FirstThenDebug()
+    complaint = RepeatFilter()
     warning, debug = logging.WARNING, logging.DEBUG
     assert [complaint.level(failure) for failure in "aaabba"] == [warning, debug, debug, warning, debug, warning]
     complaint.forget()

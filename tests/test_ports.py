@@ -314,9 +314,9 @@ def test_serial_for_url_opens_the_adapter_under_its_name_of_today(plugged: Plugg
 
 
 def test_it_is_read_as_fast_as_a_plain_port() -> None:
-    from cnxman._line.posix import is_plain
+    from cnxman._line.posix import has_descriptor
 
-    assert is_plain(serial.serial_for_url("usb://0403:6001", do_not_open=True))
+    assert has_descriptor(serial.serial_for_url("usb://0403:6001", do_not_open=True))
 
 
 def test_a_connection_finds_its_adapter_under_another_name(plugged: Plugged, pty: Pty) -> None:

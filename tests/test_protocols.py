@@ -19,6 +19,7 @@ from serial.threaded import Protocol as SerialProtocol
 from cnxman import Connection, ConnectionException, ConnectionManager, RetryPolicy, SerialConnection, signals
 from cnxman.protocols import Attachment, PortError, Transport, attach
 from cnxman.testing import SimulatedDevice
+from tests.kit.probe import subscriptions
 
 QUICK = RetryPolicy(0.01, 1, 0.01, 0)
 PATIENCE = 5.0
@@ -778,7 +779,7 @@ def test_what_the_factory_raises_comes_out_of_attach(manager: ConnectionManager)
     manager.connect()
     with pytest.raises(RuntimeError, match="no protocol today"):
         attach(manager, refuse)
-    assert not manager.connection.__dict__.get("_subscribed")
+    assert not subscriptions(manager.connection)
 
 
 def test_what_the_factory_raises_later_is_logged_and_it_is_asked_again(
@@ -876,7 +877,7 @@ def test_connect_does_not_wait_for_what_will_not_come(manager: ConnectionManager
         attachment.connect()
     with pytest.raises(PortError, match="never asked to connect"), attach(manager, Factory(story)):
         pass
-    assert not manager.connection.__dict__["_subscribed"]
+    assert not subscriptions(manager.connection)
     manager.teardown()
     with pytest.raises(PortError, match="torn down"):
         attach(manager, Factory(story)).connect()

@@ -8,21 +8,41 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial, wraps
 
 import pytest
 from pydispatch import dispatcher
 
 from cnxman import signals
-from cnxman._threads import LibraryThread
 from cnxman.basics import Connection, ConnectionManager
 from cnxman.framing import Lines
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection, SerialListener
 from cnxman.testing import SimulatedDevice
 from tests.kit.managers import BOUND, Caller, Script, all_join, wait_until
+from tests.kit.threads import OnLibraryThread
 
 ALARM = Connection.Signals.RAISE_ALARM
+
+PROMISED = {
+    "read-error": {"error"},
+    "raise-alarm": {"error"},
+    "state-changed": {"state", "previous", "error"},
+    "retry-scheduled": {"attempt", "delay", "error"},
+    "data-received": {"data"},
+    "opened": set[str](),
+    "closed": {"error"},
+    "frame-received": {"frame", "framer"},
+}
+
+
+class Own(signals.Signal):
+    """A user's own signals, made as the library's are."""
+
+    DONE = "done"
+
+
 Tell = Callable[..., None]
 
 
@@ -30,22 +50,6 @@ class Wanting:
     def hear(self, what: object) -> None: ...
 
     def __call__(self, what: object) -> None: ...
-
-
-class OnLibraryThread(LibraryThread):
-    def __init__(self, function: Callable[[], object]) -> None:
-        super().__init__("a listener")
-        self._function = function
-        self.error: BaseException | None = None
-        self.start()
-        self.join(BOUND)
-        assert not self.is_alive()
-
-    def run(self) -> None:
-        try:
-            self._function()
-        except BaseException as error:
-            self.error = error
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def tell(request: pytest.FixtureRequest, sender: Script) -> Iterator[Tell]:
     if request.param == "send":
         yield partial(signals.send, sender, ALARM)
     else:
-        yield signals.Channel(signals.Delivery(), sender, ALARM).send
+        yield signals.Emitter(sender, ALARM, signals.Dispatch()).send
 
 
 # -- who is told, and what -------------------------------------------------------------------------------------
@@ -139,9 +143,9 @@ def test_what_cannot_be_called_is_refused(sender: Script, wrong: object) -> None
 
 @pytest.mark.parametrize("silent", [print, [].append, partial(print, 1), int])
 def test_what_does_not_tell_its_arguments_is_refused(sender: Script, silent: Callable[..., object]) -> None:
-    with pytest.raises(TypeError, match="does not tell which arguments it takes: wrap it in a function"):
+    with pytest.raises(TypeError, match="does not say which arguments it takes: wrap it in a function"):
         sender.subscribe(silent)
-    assert not sender.__dict__.get("_subscribed")
+    assert not sender.__dict__.get("_subscriptions")
 
 
 def test_what_pydispatcher_lets_in_though_it_does_not_tell_is_called_without_arguments(
@@ -188,7 +192,7 @@ def test_a_receiver_names_what_it_likes(sender: Script, tell: Tell, receiver: Ca
     heard: list[int] = []
     sender.subscribe(receiver)
     sender.subscribe(lambda: heard.append(1))
-    sender.subscribe(lambda what: None, "a signal of my own")
+    sender.subscribe(lambda what: None, Own.DONE)
     tell()
     assert heard == [1]
 
@@ -207,12 +211,12 @@ def test_signals_come_with_what_receivers_are_promised(serial_device: SimulatedD
     connection.subscribe(frame.set, SerialConnection.Signals.FRAME_RECEIVED)
     with manager:
         read_error = SerialListener.Signals.READ_ERROR
-        dispatcher.connect(Told(told), read_error, connection._listener, weak=False)
+        dispatcher.connect(Told(told), read_error, weak=False)
         serial_device.send(b"x\n")
         assert frame.wait(BOUND)
         serial_device.unplug()
         wait_until(lambda: "retry-scheduled" in told, "it is lost")
-    assert told == {value: names | {"sender", "signal"} for value, names in signals._TOLD_WITH.items()}
+    assert told == {value: names | {"sender", "signal"} for value, names in PROMISED.items()}
 
 
 class Told:
@@ -229,20 +233,11 @@ def test_only_that_signal_from_that_sender(sender: Script, tell: Tell) -> None:
     heard: list[object] = []
     other = Script()
     sender.subscribe(lambda: heard.append("the alarm"))
-    sender.subscribe(lambda: heard.append("another signal"), "another")
+    sender.subscribe(lambda: heard.append("another signal"), Own.DONE)
     sender.subscribe(lambda: heard.append("any signal"), dispatcher.Any)
     other.subscribe(lambda: heard.append("another sender"))
     tell()
     assert heard == ["the alarm", "any signal"]
-
-
-def test_signals_that_are_equal_are_the_same(sender: Script) -> None:
-    """A signal of one's own may be a text, or anything else that has a hash."""
-    one, other = Collects(), Collects()
-    sender.subscribe(one.method, "".join(["al", "arm"]))
-    signals.listen(sender, other.method, "".join(["al", "arm"]))
-    signals.send(sender, "".join(["ala", "rm"]), error=1)
-    assert one.heard == other.heard == [1]
 
 
 def test_those_who_joined_by_pydispatcher_hear_too(sender: Script, tell: Tell) -> None:
@@ -348,7 +343,7 @@ def test_undo(sender: Script, tell: Tell) -> None:
     undo()
     tell()
     assert heard == [1]
-    assert not sender.__dict__["_subscribed"]
+    assert not sender.__dict__["_subscriptions"]
 
 
 def test_the_last_one_leaves(sender: Script, tell: Tell) -> None:
@@ -387,14 +382,14 @@ def test_a_subscription_ends_with_the_sender() -> None:
 
 def test_one_who_listens_is_held_by_somebody_else(sender: Script) -> None:
     one, other = Collects(), Collects()
-    signals.listen(sender, one.method, ALARM)
-    signals.listen(sender, other.method, ALARM)
+    signals.subscribe_weakly(sender, one.method, ALARM)
+    signals.subscribe_weakly(sender, other.method, ALARM)
     sender.raise_alarm()
     dispatcher.send(ALARM, sender, error=2)
     assert one.heard == other.heard == [None, 2]
     del other
     gc.collect()
-    assert len(sender.__dict__["_listening"]) == 1
+    assert len(sender.__dict__["_subscriptions"]) == 1
     signals.send(sender, "another signal", error=1)
     sender.raise_alarm()
     assert one.heard == [None, 2, None]
@@ -428,7 +423,7 @@ def test_one_that_went_before_it_was_looked_at() -> None:
     gone = weakref.ref(one)
     del one
     gc.collect()
-    assert signals._each_once([gone]) == []
+    assert signals._unique_targets([gone]) == []
 
 
 def test_a_snapshot_is_told(sender: Script, tell: Tell) -> None:
@@ -455,16 +450,21 @@ def test_who_leaves_while_it_is_found_out_who_hears_keeps_nobody_from_hearing(se
     """As another thread might at any moment; here it is the comparing of the signal that makes somebody leave."""
     heard: list[str] = []
 
-    class Leaving:
+    leave: list[Callable[[], None]] = []
+
+    class Leaving(Enum):
+        NOW = "now"
+
         def __eq__(self, other: object) -> bool:
-            undo()
+            for undo in leave:
+                undo()
             return self is other
 
         __hash__ = object.__hash__
 
-    undo = sender.subscribe(lambda: heard.append("left"), signal := Leaving())
-    sender.subscribe(lambda: heard.append("stayed"), signal)
-    signals.send(sender, signal)
+    leave.append(sender.subscribe(lambda: heard.append("left"), Leaving.NOW))
+    sender.subscribe(lambda: heard.append("stayed"), Leaving.NOW)
+    signals.send(sender, Leaving.NOW)
     assert "stayed" in heard
 
 
@@ -531,7 +531,9 @@ def test_but_not_on_the_librarys_own_threads(
 
     sender.subscribe(interrupted)
     sender.subscribe(lambda: heard.append(1))
-    assert OnLibraryThread(tell).error is None
+    called = OnLibraryThread(tell)
+    called.join(BOUND)
+    assert called.error is None
     assert heard == [1]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
@@ -548,9 +550,9 @@ def test_names_for_the_log() -> None:
 # -- a delivery that is called off --------------------------------------------------------------------------------
 
 
-def test_a_delivery_knows_which_receiver_runs_and_can_be_called_off(sender: Script) -> None:
-    delivery = signals.Delivery()
-    channel = signals.Channel(delivery, sender, ALARM)
+def test_a_delivery_knows_which_receiver_runs_and_can_be_cancelled(sender: Script) -> None:
+    delivery = signals.Dispatch()
+    channel = signals.Emitter(sender, ALARM, delivery)
     heard: list[object] = []
 
     def first() -> None:
@@ -558,7 +560,7 @@ def test_a_delivery_knows_which_receiver_runs_and_can_be_called_off(sender: Scri
 
     def second() -> None:
         heard.append(delivery.receiver)
-        delivery.called_off = True
+        delivery.cancelled = True
 
     def third() -> None:
         heard.append(delivery.receiver)
@@ -604,29 +606,29 @@ def test_subscriptions_are_never_lost() -> None:
     sys.setswitchinterval(1e-6)
     try:
         other = Caller(come_and_go)
-        all_join([Caller(partial(subscribe, signal)) for signal in (ALARM, 2)])
+        all_join([Caller(partial(subscribe, signal)) for signal in (ALARM, Own.DONE)])
     finally:
         stop.set()
         other.join()
         sys.setswitchinterval(before)
-    assert not sender.__dict__["_subscribed"]
+    assert not sender.__dict__["_subscriptions"]
 
 
 # -- additions --
 
 
-class Own(signals.Signal):
-    """A user's own signals, made as the library's are."""
-
-    DONE = "done"
-
-
-@pytest.mark.parametrize("signal", ["my-alarm", 7, Own.DONE, RetryPolicy(), dispatcher.Any])
-def test_a_signal_of_ones_own_may_be_anything(sender: Script, signal: object) -> None:
+@pytest.mark.parametrize("signal", [Own.DONE, dispatcher.Any])
+def test_a_users_own_signals_are_enum_members(sender: Script, signal: object) -> None:
     heard: list[object] = []
     sender.subscribe(lambda signal: heard.append(signal), signal)
-    signals.send(sender, "my-alarm" if signal is dispatcher.Any else signal)
-    assert len(heard) == 1
+    signals.send(sender, Own.DONE)
+    assert heard == [Own.DONE]
+
+
+@pytest.mark.parametrize("signal", ["raise-alarm", "raise_alarm", "my-alarm", 7, None, RetryPolicy()])
+def test_what_a_sender_never_sends_is_refused(sender: Script, signal: object) -> None:
+    with pytest.raises(TypeError, match=r"signal must be one that .* sends, such as Script\.Signals\.RAISE_ALARM; not"):
+        sender.subscribe(lambda: None, signal)
 
 
 def test_a_wrapper_says_itself_what_it_takes(sender: Script, tell: Tell) -> None:

@@ -7,16 +7,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
 from cnxman._aio.threads import Calls, call_in_loop
-from cnxman._aio.waiting import Mailbox
-from cnxman._checks import check_size
+from cnxman._aio.waiting import AsyncReceiveQueue
+from cnxman._validation import check_size
 from cnxman.framing import Framer, check_framer
+from cnxman.reading import Until
 from cnxman.serial import SerialConnection
-
-if TYPE_CHECKING:
-    from cnxman._reader import Until
 
 _T = TypeVar("_T")
 
@@ -27,8 +25,8 @@ class AsyncStream(AsyncIterator[bytes]):
     Several tasks may iterate over the same one: each item goes to one of them.
     """
 
-    def __init__(self, mailbox: Mailbox, framer: Framer | None) -> None:
-        self._mailbox = mailbox
+    def __init__(self, queue: AsyncReceiveQueue, framer: Framer | None) -> None:
+        self._queue = queue
         self._framer = framer
         self._ready: deque[bytes] = deque()
         self._turn = asyncio.Lock()
@@ -42,10 +40,10 @@ class AsyncStream(AsyncIterator[bytes]):
         """
         async with self._turn:
             while not self._ready:
-                data, begins_anew = await self._mailbox.next()
+                data, is_first = await self._queue.next()
                 if self._framer is None:
                     return data
-                if begins_anew:
+                if is_first:
                     self._framer.reset()
                 self._ready.extend(self._framer.feed(data))
             return self._ready.popleft()
@@ -53,12 +51,12 @@ class AsyncStream(AsyncIterator[bytes]):
     async def aclose(self) -> None:
         """Hear no more, and forget what wasn't taken. Twice does nothing."""
         self._ready.clear()
-        self._mailbox.close()
+        self._queue.close()
 
     def __del__(self) -> None:
-        self._mailbox.abandoned = True
-        if not self._mailbox.ended:  # its lock may be taken at this moment: the loop closes it
-            call_in_loop(self._mailbox.loop, self._mailbox.close)
+        self._queue.is_abandoned = True
+        if not self._queue.ended:  # its lock may be taken at this moment: the loop closes it
+            call_in_loop(self._queue.loop, self._queue.close)
 
 
 class AsyncLine(ABC):
@@ -76,8 +74,8 @@ class AsyncLine(ABC):
         self._serial = connection
         self._buffer_size = buffer_size
         self._calls = Calls(name)
-        self._first: Mailbox | None = None  # what the first iterator will have heard
-        self._mailboxes: weakref.WeakSet[Mailbox] = weakref.WeakSet()
+        self._first: AsyncReceiveQueue | None = None  # what the first iterator will have heard
+        self._queues: weakref.WeakSet[AsyncReceiveQueue] = weakref.WeakSet()
 
     # -- data ---------------------------------------------------------------------------------------------
 
@@ -116,7 +114,7 @@ class AsyncLine(ABC):
         write = partial(self._line().write, bytes(data))
         return await self._calls.line_up(write, asyncio.get_running_loop())
 
-    async def query(self, question: bytes, until: "Until" = b"\n", *, timeout: float | None = 1.0) -> bytes:
+    async def query(self, question: bytes, until: Until = b"\n", *, timeout: float | None = 1.0) -> bytes:
         """Ask the device, and wait for its answer; see `SerialConnection.query`.
 
         When it is cancelled it goes on until its answer or its time-out comes, and the next question waits for that.
@@ -129,7 +127,7 @@ class AsyncLine(ABC):
         """Connect."""
         self._loop = asyncio.get_running_loop()
         if self._serial is not None:
-            self._first = self._mailbox(self._serial, claimed=False)
+            self._first = self._queue(self._serial, claimed=False)
         try:
             await self.connect()
         except BaseException:
@@ -156,7 +154,7 @@ class AsyncLine(ABC):
         """Release everything. On a thread."""
 
     @abstractmethod
-    def _mailbox(self, connection: SerialConnection, *, claimed: bool) -> Mailbox:
+    def _queue(self, connection: SerialConnection, *, claimed: bool) -> AsyncReceiveQueue:
         """What an iterator will take from."""
 
     @abstractmethod
@@ -178,8 +176,8 @@ class AsyncLine(ABC):
         if first is None or not first.claim() or (first.ended and not self._is_down()):
             if first is not None:
                 first.close()
-            first = self._mailbox(self._line(), claimed=True)
-        self._mailboxes.add(first)
+            first = self._queue(self._line(), claimed=True)
+        self._queues.add(first)
         return AsyncStream(first, framer)
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
@@ -196,8 +194,8 @@ class AsyncLine(ABC):
             if _runs(self._loop):
                 await torn_down
         finally:
-            for mailbox in tuple(self._mailboxes):
-                mailbox.finish(None)
+            for queue in tuple(self._queues):
+                queue.finish(None)
 
     def _release(self) -> None:
         self._tear_down()

@@ -9,38 +9,39 @@ from typing import NoReturn, TypeVar
 
 from cnxman import signals
 from cnxman._aio.threads import call_in_loop
-from cnxman._inbox import Inbox
-from cnxman._line.port import CHUNK
 from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
+from cnxman.reading import MOST_AT_ONCE, ReceiveQueue, StreamSignals
 from cnxman.serial import SerialConnection
 
 _logger = logging.getLogger("cnxman.aio")
 _T = TypeVar("_T")
 
 
-class Mailbox(Inbox):
-    """An inbox that tasks take from. Made in the loop.
+class AsyncReceiveQueue(ReceiveQueue):
+    """A receive queue that tasks take from. Made in the loop.
 
     The loop is woken only when a task waits, so once for a burst however many chunks that is.
 
     Args:
-        connection: what to hear.
+        connection: where the bytes come from.
         limit: how many bytes wait here, at most.
-        lasting: go on when the connection is closed and opened again; see `end_with`.
+        across_reconnects: go on when the connection is closed and opened again; see `end_with`.
         claimed: whether there is somebody to take. Otherwise nobody is held up: once it is full it is given up.
     """
 
-    def __init__(self, connection: SerialConnection, limit: int, *, lasting: bool, claimed: bool) -> None:
+    def __init__(self, connection: SerialConnection, limit: int, *, across_reconnects: bool, claimed: bool) -> None:
         self.loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._asleep = False
         self._claimed = claimed
-        super().__init__(connection, limit, lasting=lasting)
+        own = SerialConnection.Signals
+        stream = StreamSignals(own.OPENED, own.DATA_RECEIVED, own.CLOSED)
+        super().__init__(connection, stream, limit, across_reconnects=across_reconnects)
 
     def end_with(self, manager: ConnectionManager) -> None:
         """End when the manager is disconnected or torn down: with an error if it gave up.
 
-        If it is so now, that is the end at once, unless this mailbox is there for a connect that is to come.
+        If it is so now, that is the end at once, unless this queue is there for a connect that is to come.
         """
         self._undo.append(manager.subscribe(self._on_state, ConnectionManager.Signals.STATE_CHANGED))
         state = manager.state if self._claimed else None
@@ -53,7 +54,7 @@ class Mailbox(Inbox):
         """There is somebody to take now. Whether everything is still here."""
         with self.change:
             self._claimed = True
-            return not self.abandoned
+            return not self.is_abandoned
 
     async def next(self) -> tuple[bytes, bool]:
         """Wait for the next bytes; being cancelled loses none of them.
@@ -68,9 +69,9 @@ class Mailbox(Inbox):
             await asyncio.sleep(0)  # everybody else in the loop has a turn even if there is always something here
         while True:
             with self.change:
-                begins_anew, data = self.begins_anew(), self.take(CHUNK)
+                is_first, data = self.is_first_of_opening(), self.take(MOST_AT_ONCE)
                 if data:
-                    return data, begins_anew
+                    return data, is_first
                 if self.ended:
                     break
                 self._asleep = True
@@ -82,9 +83,9 @@ class Mailbox(Inbox):
 
     # -- on other threads ---------------------------------------------------------------------------------
 
-    def tell(self) -> None:
-        """There is news. The lock is held."""
-        super().tell()
+    def notify(self) -> None:
+        """Wake whoever waits. The lock is held."""
+        super().notify()
         if self._asleep:
             self._asleep = False
             call_in_loop(self.loop, self._arrived.set)
@@ -93,12 +94,12 @@ class Mailbox(Inbox):
         """Whether somebody may still take something."""
         return super().is_wanted() and not self.loop.is_closed()
 
-    def hold(self) -> None:
+    def wait_for_room(self) -> None:
         """Wait until there is room, if there is somebody to make it."""
         with self.change:
-            self.abandoned = self.abandoned or not self._claimed
-        if not self.abandoned:
-            super().hold()
+            self.is_abandoned = self.is_abandoned or not self._claimed
+        if not self.is_abandoned:
+            super().wait_for_room()
         else:
             _logger.warning("%s: nobody has taken the first %d bytes: dropped", self.connection.port, self.limit)
             self.close()

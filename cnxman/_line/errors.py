@@ -1,7 +1,8 @@
 """What went wrong with a port, in words that a person can use.
 
-The kind of a failure is found by its error number, wherever in the exception's chain that stands; never by matching
-text. (What pyserial and the kernel raise when was measured: see the table of failures in the documentation.)
+The kind of a failure is found by its error number, never by matching text. Whoever calls these functions hands the
+number over, from wherever in the exception's chain it stands, or None. (What pyserial and the kernel raise when was
+measured: see the table of failures in the documentation.)
 """
 
 import errno
@@ -9,11 +10,10 @@ import os
 import stat
 
 from cnxman import ports
-from cnxman._connection import ConnectionException, find_errno
 
-IN_USE = {errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK}
+_IN_USE = {errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK}
 
-_GONE = {
+_LOSSES = {
     errno.EIO: "the device is gone; was it unplugged?",
     errno.ENXIO: "the device is gone; was it unplugged?",
     errno.ENODEV: "the device is gone; was it unplugged?",
@@ -25,9 +25,9 @@ _GONE = {
 }
 
 _CLOSED_UNDER_IT = (TypeError, AttributeError)
-"""What pyserial's methods stumble over when their port was closed under them; some, over a ValueError."""
+"""Raised by pyserial when the port is closed during a call. (A read raises ValueError too.)"""
 
-_NOT_OPENED = {
+_OPEN_FAILURES = {
     errno.ENOENT: "there is no such port (yet); is it plugged in?",
     errno.ENODEV: "the device is not there; is it plugged in?",
     errno.ENXIO: "the device is not there; is it plugged in?",
@@ -46,74 +46,66 @@ _NOT_OPENED = {
 }
 
 
-class FarEndClosed(ConnectionResetError):
-    """The other end of a network port hung up."""
+class PeerClosedError(ConnectionResetError):
+    """The other end of a network port closed the connection."""
 
 
-class HungUp(OSError):
+class HangUpError(OSError):
     """The tty reports a hang-up: on a USB adapter, that it was pulled out."""
 
 
-class SomebodyElseReads(OSError):
+class MultipleReadersError(OSError):
     """The port says that there is something to read, and then there is nothing."""
 
 
-class Silent(TimeoutError):
+class SilenceError(TimeoutError):
     """The line was open but nothing came."""
 
 
-def lost(port: str, error: Exception) -> ConnectionException:
-    """Why a line that was up is no more."""
-    if isinstance(error, ConnectionException):
-        return error
-    if isinstance(error, SomebodyElseReads):
+def loss_message(port: str, error: Exception, number: int | None) -> str:
+    """Why a line that was up is lost."""
+    if isinstance(error, MultipleReadersError):
         words = "it was ready to be read but gave no data; was it unplugged, or does another program read from it?"
-    elif isinstance(error, Silent):
+    elif isinstance(error, SilenceError):
         words = str(error.strerror)
     elif isinstance(error, (*_CLOSED_UNDER_IT, ValueError)):
-        words = _GONE[errno.EBADF]
+        words = _LOSSES[errno.EBADF]
     else:
-        words = _GONE.get(find_errno(error) or 0) or f"the device is gone, or cannot be read ({_text(error)})"
-    return ConnectionException(f"{port} was lost: {words}", error)
+        words = _LOSSES.get(number or 0) or f"the device is gone, or cannot be read ({_text(error)})"
+    return f"{port} was lost: {words}"
 
 
-def not_opened(port: str, error: Exception) -> ConnectionException:
+def open_message(port: str, error: Exception, number: int | None) -> str:
     """Why a port could not be opened, with a hint what to do."""
-    if isinstance(error, ConnectionException):
-        return error
-    number = find_errno(error)
     if number in (errno.EACCES, errno.EPERM):
         words = _forbidden(ports.node_of(port))
-    elif number in IN_USE:
+    elif number in _IN_USE:
         words = _in_use(ports.node_of(port))
     else:
         if ports.scheme_of(port) == "usb":  # find_usb's own words say more
             words = getattr(error, "strerror", None) or _text(error)
         else:
-            words = _NOT_OPENED.get(number or 0) or _text(error)
+            words = _OPEN_FAILURES.get(number or 0) or _text(error)
         if number is None and ports.scheme_of(port) == "rfc2217" and "ign_set_control" not in port:
             words += "; if the server acknowledges no modem lines, add ign_set_control to the URL"
-    return ConnectionException(f"cannot open {port}: {words}", error)
+    return f"cannot open {port}: {words}"
 
 
-def not_done(port: str, error: Exception) -> ConnectionException:
-    """Why a port could not be set, or asked for the level of a line."""
-    number = find_errno(error)
+def control_message(port: str, error: Exception, number: int | None) -> str:
+    """Why a port could not be configured, or asked for the level of a modem line."""
     if number in (errno.ENOTTY, errno.EINVAL):
         words = f"the port has no such thing ({_text(error)})"
     elif isinstance(error, _CLOSED_UNDER_IT):
-        words = _GONE[errno.EBADF]
+        words = _LOSSES[errno.EBADF]
     else:
-        words = _GONE.get(number or 0) or _text(error)
-    return ConnectionException(f"{port}: {words}", error)
+        words = _LOSSES.get(number or 0) or _text(error)
+    return f"{port}: {words}"
 
 
-def not_written(port: str, written: int, size: int, error: Exception) -> ConnectionException:
+def write_message(port: str, error: Exception, number: int | None, written: int, size: int) -> str:
     """Why a message did not go out, or only in part."""
-    reason = _GONE.get(find_errno(error) or 0) if not isinstance(error, TimeoutError) else None
-    failure = ConnectionException(f"{written} of {size} bytes were written to {port}: {reason or _text(error)}", error)
-    failure.written = written
-    return failure
+    reason = _LOSSES.get(number or 0) if not isinstance(error, TimeoutError) else None
+    return f"{written} of {size} bytes were written to {port}: {reason or _text(error)}"
 
 
 def _text(error: Exception) -> str:
@@ -125,9 +117,14 @@ def _forbidden(port: str) -> str:
         node = os.stat(port)
     except (OSError, ValueError):
         return "permission denied"
-    group = _group_name(node.st_gid)
     if not node.st_mode & stat.S_IWGRP:
         return f"permission denied: only its owner may (mode {stat.filemode(node.st_mode)}); udev may still be at work"
+    if node.st_gid == 0:  # whoever joins the group root may do more than open a port
+        return (
+            "permission denied: only root may open it; a udev rule can give it to the group that your distribution has"
+            " for serial ports (dialout or uucp)"
+        )
+    group = _group_name(node.st_gid)
     return (
         f"permission denied: it belongs to the group {group};"
         f" `sudo usermod -a -G {group} $USER`, then log out and in again"

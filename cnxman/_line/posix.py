@@ -21,13 +21,14 @@ from typing import TypeVar
 import serial
 
 from cnxman import _fork
-from cnxman._line import errors as _faults
-from cnxman._line.port import CHUNK, WriteTurn, close_port, closed, stalled
+from cnxman._line.errors import HangUpError, MultipleReadersError, PeerClosedError, SilenceError
+from cnxman._line.port import CHUNK, IncompleteWriteError, WriteLock, close_port, closed_error, stalled_error
+from cnxman._line.wakeup import WakeUp
 
 try:
     import fcntl
     import termios
-except ImportError:  # not a POSIX system: every port is a CallLine there
+except ImportError:  # not a POSIX system
     _POSIX = False
 else:
     _POSIX = hasattr(select, "poll")
@@ -45,7 +46,7 @@ EMPTY_READS = 100
 """So many times in a row the port may say that there is something to read, and then there is nothing."""
 
 
-def is_plain(port: serial.Serial) -> bool:
+def has_descriptor(port: serial.Serial) -> bool:
     """Whether reading the descriptor is all that the port's own `read` does."""
     if not _POSIX:
         return False
@@ -58,32 +59,12 @@ def is_socket(port: serial.Serial) -> bool:
     return type(port).__module__ == "serial.urlhandler.protocol_socket"
 
 
-class _Bell:
-    """A descriptor that becomes readable, for everybody and for good, when the bell is rung."""
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            self._read, self._write = os.pipe()
-
-    def fileno(self) -> int:
-        return self._read
-
-    def ring(self) -> None:
-        os.write(self._write, (1).to_bytes(8, "little"))
-
-    def close(self) -> None:
-        for number in {self._read, self._write}:
-            os.close(number)
-
-
-class DescriptorLine:
+class PosixLine:
     """A port that is read and written by its descriptor.
 
     Args:
         port: an open port.
-        idle_timeout: raise `Silent` when nothing came for so many seconds; None waits for ever.
+        idle_timeout: raise `SilenceError` when nothing came for so many seconds; None waits for ever.
     """
 
     def __init__(self, port: serial.Serial, idle_timeout: float | None) -> None:
@@ -95,11 +76,11 @@ class DescriptorLine:
         self._fd: int = port.fileno()
         self._is_socket = is_socket(port)
         self._empty_reads = 0
-        self._end = threading.Condition(self.lock)
+        self._change = threading.Condition(self.lock)
         self._writers = 0
-        self._turn = WriteTurn()
-        self._bell = _Bell()
-        _fork.in_child(self, DescriptorLine.leave_to_parent)
+        self._write_lock = WriteLock()
+        self._wakeup = WakeUp()
+        _fork.after_in_child(self, PosixLine.abandon)
 
     @property
     def is_open(self) -> bool:
@@ -109,10 +90,10 @@ class DescriptorLine:
     # -- reading ------------------------------------------------------------------------------------------
 
     def poller(self, events: int = 1) -> "select.poll":
-        """A poll object for one more thread. Without `events` it reports nothing but a hang-up, and the bell."""
+        """A poll object for one more thread. Without `events` it reports nothing but a hang-up, and the wake-up."""
         poller = select.poll()
         poller.register(self._fd, select.POLLIN if events else 0)
-        poller.register(self._bell.fileno(), select.POLLIN)
+        poller.register(self._wakeup.fileno(), select.POLLIN)
         # pyserial's own pipe: its end hangs up when somebody else closes the port under us, which poll would not tell.
         watch = getattr(self.port, "pipe_abort_read_r", None)
         if watch is not None and events:
@@ -126,37 +107,39 @@ class DescriptorLine:
             poll's events for the port; 0 once the line was stopped.
 
         Raises:
-            Silent: when nothing came for `idle_timeout` seconds.
+            SilenceError: when nothing came for `idle_timeout` seconds.
             OSError: if the port was closed by somebody else.
         """
         while self.is_open:
             if not self.port.is_open:
-                raise _closed_by_somebody_else()
+                raise _closed_elsewhere_error()
             found = poller.poll(None if self._idle is None else self._idle * 1000)
-            if len(found) == 1 and found[0][0] == self._fd:
+            if len(found) == 1 and found[0][0] == self._fd and not found[0][1] & select.POLLNVAL:
                 return found[0][1]
-            events = self._sort_out(poller, dict(found))
+            events = self._sort_events(poller, dict(found))
             if events:
                 return events
         return 0
 
-    def _sort_out(self, poller: "select.poll", found: dict[int, int]) -> int:
+    def _sort_events(self, poller: "select.poll", found: dict[int, int]) -> int:
         """What `wait` found besides the port being ready: a stop, a time-out, pyserial's own pipe."""
         if not self.is_open:
             return 0
         if not found:
-            raise _faults.Silent(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
+            raise SilenceError(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
+        if found.get(self._fd, 0) & select.POLLNVAL:  # closed, so the number may be another file's in a moment
+            raise _closed_elsewhere_error()
         for number in found.keys() - {self._fd}:  # somebody has called the port's close, or its cancel_read
             if found[number] & (select.POLLHUP | select.POLLNVAL):
-                raise _closed_by_somebody_else()
+                raise _closed_elsewhere_error()
             poller.unregister(number)
         return found.get(self._fd, 0)
 
-    def peek(self, poller: "select.poll", timeout: float) -> int:
+    def poll_hang_up(self, poller: "select.poll", timeout: float) -> int:
         """Wait up to `timeout` seconds for a hang-up, with a poller made without events; poll's events, or 0."""
         return next((events for number, events in poller.poll(timeout * 1000) if number == self._fd), 0)
 
-    def take(self, events: int, most: int = CHUNK) -> bytes:
+    def read_available(self, events: int, most: int = CHUNK) -> bytes:
         """What there is to read, up to `most` bytes. The lock is held, and `events` are those of `wait`.
 
         Returns:
@@ -170,13 +153,13 @@ class DescriptorLine:
         except BlockingIOError:
             return b""
         if not data:
-            return self._nothing(events)
+            return self._empty_read(events)
         self._empty_reads = 0
         if MORE <= len(data) < most:
-            return self._take_more(data, most)
+            return self._read_on(data, most)
         return data
 
-    def _take_more(self, data: bytes, most: int) -> bytes:
+    def _read_on(self, data: bytes, most: int) -> bytes:
         parts, size = [data], len(data)
         while len(data) >= MORE and size < most:
             try:
@@ -187,15 +170,15 @@ class DescriptorLine:
             size += len(data)
         return b"".join(parts)
 
-    def _nothing(self, events: int) -> bytes:
+    def _empty_read(self, events: int) -> bytes:
         """An empty read: a hang-up, or somebody else was quicker. Only poll's events tell them apart."""
         if self._is_socket:
-            raise _faults.FarEndClosed(errno.ECONNRESET, "the far end closed the connection")
+            raise PeerClosedError(errno.ECONNRESET, "the far end closed the connection")
         if events & (select.POLLHUP | select.POLLERR):
-            raise _faults.HungUp(errno.EIO, "the port hung up")
+            raise HangUpError(errno.EIO, "the port hung up")
         self._empty_reads += 1
         if self._empty_reads >= EMPTY_READS:
-            raise _faults.SomebodyElseReads(errno.EIO, "ready to be read, but there is nothing")
+            raise MultipleReadersError(errno.EIO, "ready to be read, but there is nothing")
         return b""
 
     # -- writing ------------------------------------------------------------------------------------------
@@ -204,48 +187,48 @@ class DescriptorLine:
         """Write all of `data`; see `Line.write`.
 
         Raises:
-            ConnectionException: that says how much went out.
+            IncompleteWriteError: it says how much went out.
         """
         sent = 0
         try:
-            with self._turn.taken(timeout):
+            with self._write_lock.held(timeout):
                 began = time.monotonic()
                 while sent < len(data):
                     sent += self._write_some(data, sent)
                     if sent < len(data):
                         self._wait_for_room(timeout, began)
         except OSError as error:
-            raise _faults.not_written(str(self.port.port), sent, len(data), error) from error
+            raise IncompleteWriteError(sent, error) from error
         return sent
 
     def _write_some(self, data: bytes, start: int) -> int:
         with self.lock:
             if self.closed or self.stopped:
-                raise closed()
+                raise closed_error()
             try:
                 written = os.write(self._fd, memoryview(data)[start:])
             except BlockingIOError:
                 return 0
         if written:
-            self._turn.progress()
+            self._write_lock.progress()
         return written
 
     def _wait_for_room(self, timeout: float | None, began: float) -> None:
         with self.lock:
             if self.closed or self.stopped:
-                raise closed()
+                raise closed_error()
             self._writers += 1
         try:
             poller = select.poll()
             poller.register(self._fd, select.POLLOUT)
-            poller.register(self._bell.fileno(), select.POLLIN)
-            left = None if timeout is None else self._turn.left(timeout, began)
+            poller.register(self._wakeup.fileno(), select.POLLIN)
+            left = None if timeout is None else self._write_lock.remaining(timeout, began)
             if not poller.poll(None if left is None else left * 1000):
-                raise stalled(timeout)
+                raise stalled_error(timeout)
         finally:
             with self.lock:
                 self._writers -= 1
-                self._end.notify_all()
+                self._change.notify_all()
 
     # -- the port itself, and its end ---------------------------------------------------------------------
 
@@ -257,19 +240,19 @@ class DescriptorLine:
         """
         with self.lock:
             if self.closed or self.stopped:
-                raise closed()
+                raise closed_error()
             return what(self.port)
 
     def wait_for_stop(self, timeout: float) -> None:
         """See `Line.wait_for_stop`."""
         with self.lock:
-            self._end.wait_for(lambda: self.stopped, timeout)
+            self._change.wait_for(lambda: self.stopped, timeout)
 
-    def leave_to_parent(self) -> None:
-        """In a forked child: it is closed; the port itself is left by `cnxman._line.port.leave_port`."""
+    def abandon(self) -> None:
+        """In a forked child: it is closed. The port itself is closed by `cnxman._line.port.abandon_port`."""
         was_closed, self.stopped, self.closed = self.closed, True, True
         if not was_closed:
-            self._bell.close()
+            self._wakeup.close()
         if self.lock.locked():  # by a thread that is not here, while the listener's may be
             self.lock.release()
 
@@ -281,8 +264,8 @@ class DescriptorLine:
     def _stop(self) -> None:
         if not self.stopped:
             self.stopped = True
-            self._bell.ring()
-            self._end.notify_all()
+            self._wakeup.set()
+            self._change.notify_all()
 
     def close(self) -> None:
         """Close the port, after what keeps others out of it was released. Twice does nothing."""
@@ -291,31 +274,31 @@ class DescriptorLine:
                 return
             self._stop()
             self.closed = True
-            self._end.wait_for(lambda: not self._writers)
+            self._change.wait_for(lambda: not self._writers)
         try:
             if not self._is_socket and self.port.is_open:  # else the number may be somebody else's by now
-                _let_out(self._fd)
+                _drain(self._fd)
                 if self.port.exclusive:
-                    release(self.port)
+                    clear_exclusive(self.port)
             close_port(self.port)
         finally:
-            self._bell.close()
+            self._wakeup.close()
 
 
-def _closed_by_somebody_else() -> OSError:
+def _closed_elsewhere_error() -> OSError:
     return OSError(errno.EBADF, "the port was closed by somebody else")
 
 
-def keep_others_out(port: serial.Serial) -> None:
+def set_exclusive(port: serial.Serial) -> None:
     """Set TIOCEXCL where there is such a thing: from then on nobody but root can open the port.
 
     (pyserial's `exclusive` is a flock, which keeps out only those who ask for one as well.)
     """
-    if is_plain(port) and not is_socket(port):
+    if has_descriptor(port) and not is_socket(port):
         fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
 
 
-def release(port: serial.Serial) -> None:
+def clear_exclusive(port: serial.Serial) -> None:
     """Let others in again. Before closing: a forked child's copy of the descriptor would keep them out."""
     for undo in (
         lambda: fcntl.ioctl(port.fileno(), termios.TIOCNXCL),
@@ -327,24 +310,24 @@ def release(port: serial.Serial) -> None:
             _logger.debug("releasing %s: %s", port.port, error)  # lost: then nothing is held either
 
 
-def let_go(port: serial.Serial) -> None:
+def close_unused(port: serial.Serial) -> None:
     """Close a port of which no line has been made."""
-    if port.is_open and is_plain(port) and not is_socket(port) and port.exclusive:
-        release(port)
+    if port.is_open and has_descriptor(port) and not is_socket(port) and port.exclusive:
+        clear_exclusive(port)
     close_port(port)
 
 
-def _let_out(fd: int) -> None:
+def _drain(fd: int) -> None:
     """Give what was written a moment to go out, then drop the rest, so that closing does not wait for it."""
     until = time.monotonic() + DRAIN
     try:
-        while _unsent(fd) and time.monotonic() < until:
+        while _out_waiting(fd) and time.monotonic() < until:
             time.sleep(0.005)
         termios.tcflush(fd, termios.TCOFLUSH)
     except (OSError, termios.error) as error:
         _logger.debug("nothing more goes out: %s", error)
 
 
-def _unsent(fd: int) -> int:
+def _out_waiting(fd: int) -> int:
     answer: bytes = fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0")
     return int.from_bytes(answer, "little")

@@ -6,7 +6,7 @@ import serial
 from serial.rs485 import RS485Settings
 
 from cnxman import ports
-from cnxman._line.url import SLICE
+from cnxman._line.port import READ_SLICE
 
 LONGEST = 2_000_000
 """The longest time-out, in seconds: 23 days. What waits for a line takes milliseconds, in 32 bits."""
@@ -33,7 +33,7 @@ MOST_BAUD = 2**31 - 1
 """The highest baud rate that the kernel's call can be given."""
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Have pyserial check settings, without opening anything.
 
     Raises:
@@ -49,19 +49,19 @@ def check(settings: Settings) -> None:
             _check_kind(name, value)
             setattr(probe, name, value)
             if not 0 < probe.baudrate <= MOST_BAUD:
-                raise ValueError("this would hang up, or is more than a port can be told")
+                raise ValueError(f"a baud rate is at least 1 and at most {MOST_BAUD}")
             if name.endswith("timeout") and isinstance(value, (int, float)) and not value <= LONGEST:
-                raise ValueError("who would wait for so long?")
+                raise ValueError(f"at most {LONGEST} seconds")
         except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{name} must be {_allowed(name)}, not {value!r}") from error
 
 
 def _check_kind(name: str, value: object) -> None:
-    """Refuse what pyserial would take for something else: it cuts 115200.5 short, and "no" is true."""
+    """Refuse what pyserial would misunderstand: it cuts 115200.5 short, and "no" is true."""
     if name == "baudrate" and (isinstance(value, bool) or (isinstance(value, float) and not value.is_integer())):
-        raise ValueError("this is no number of bits per second")
+        raise ValueError("not a whole number of bits per second")
     if name in _FLAGS and value not in (True, False) and (name, value) != ("dsrdtr", None):
-        raise ValueError("this is neither yes nor no")
+        raise ValueError("neither True nor False")
 
 
 def _allowed(name: str) -> str:
@@ -79,10 +79,10 @@ def _allowed(name: str) -> str:
     return f"a number of seconds from 0 to {LONGEST}, or None"
 
 
-def suited(url: str, settings: Settings) -> Settings:
+def adapt_to_scheme(url: str, settings: Settings) -> Settings:
     """These settings, as a port of pyserial's with this URL can take them.
 
-    `rfc2217://` refuses a `write_timeout`; and with each change, of `timeout` too, it negotiates everything anew, so
+    `rfc2217://` refuses a `write_timeout`; and with each change, of `timeout` too, it negotiates all settings again, so
     that it is given from the start the one that it is read with.
     """
     suits = settings.copy()
@@ -90,13 +90,13 @@ def suited(url: str, settings: Settings) -> Settings:
         if "write_timeout" in suits:
             suits["write_timeout"] = None
         if "timeout" in suits:
-            suits["timeout"] = SLICE
+            suits["timeout"] = READ_SLICE
     return suits
 
 
-def apply(port: serial.Serial, settings: Settings) -> None:
+def apply_settings(port: serial.Serial, settings: Settings) -> None:
     """Change an open port's settings."""
-    for name, value in suited(str(port.port), settings).items():
+    for name, value in adapt_to_scheme(str(port.port), settings).items():
         if getattr(port, name) != value:
             setattr(port, name, value)
 
@@ -117,7 +117,7 @@ def make_port(
         lines: `dtr` and `rts`, each None to leave it to the driver.
         rs485: pyserial's `rs485_mode`.
     """
-    given: dict[str, Any] = dict(suited(url, settings))
+    given: dict[str, Any] = dict(adapt_to_scheme(url, settings))
     port = serial.serial_for_url(url, do_not_open=True, exclusive=exclusive or None, **given)
     for name, value in lines.items():
         if value is not None:

@@ -10,32 +10,29 @@ from typing import TypeVar
 import serial
 
 from cnxman import _fork
-from cnxman._line import errors as _faults
-from cnxman._line.port import CHUNK, WriteTurn, close_port, closed
+from cnxman._line.errors import SilenceError
+from cnxman._line.port import CHUNK, READ_SLICE, IncompleteWriteError, WriteLock, close_port, closed_error
 
 _Result = TypeVar("_Result")
 
-SLICE = 0.1
-"""How long, in seconds, one read waits: a stop takes that long, too."""
 
-
-class CallLine:
+class UrlLine:
     """A port that is read and written by its own methods.
 
     Args:
         port: an open port.
-        idle_timeout: raise `Silent` when nothing came for so many seconds; None waits for ever.
+        idle_timeout: raise `SilenceError` when nothing came for so many seconds; None waits for ever.
     """
 
     def __init__(self, port: serial.Serial, idle_timeout: float | None) -> None:
         self.port = port
         self._idle = idle_timeout
         self._stopped = threading.Event()
-        self._turn = WriteTurn()
-        self._telling = False
+        self._write_lock = WriteLock()
+        self._delivering = False
         self._lost: Exception | None = None
         self._limit_reads()
-        _fork.in_child(self, CallLine.leave_to_parent)
+        _fork.after_in_child(self, UrlLine.abandon)
 
     @property
     def is_open(self) -> bool:
@@ -48,10 +45,10 @@ class CallLine:
         while not self._stopped.is_set():
             data = self._read_now()
             if data:
-                self._telling = True
+                self._delivering = True
                 return data
             if self._idle is not None and time.monotonic() - came >= self._idle:
-                raise _faults.Silent(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
+                raise SilenceError(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
         return b""
 
     def _read_now(self) -> bytes:
@@ -76,35 +73,35 @@ class CallLine:
         return data
 
     def _limit_reads(self) -> None:
-        if self.port.timeout is None or not 0 < self.port.timeout <= SLICE:
-            self.port.timeout = SLICE
+        if self.port.timeout is None or not 0 < self.port.timeout <= READ_SLICE:
+            self.port.timeout = READ_SLICE
 
     def write(self, data: bytes, timeout: float | None) -> int:
         """Write all of `data`; see `Line.write`.
 
         Raises:
-            ConnectionException: that says how much went out, as far as the port tells.
+            IncompleteWriteError: it says how much went out, as far as the port tells.
         """
         sent = 0
         try:
-            with self._turn.taken(timeout):
+            with self._write_lock.held(timeout):
                 while sent < len(data):
                     sent += self._write_some(data[sent:])
         except Exception as error:
-            raise _faults.not_written(str(self.port.port), sent, len(data), error) from error
+            raise IncompleteWriteError(sent, error) from error
         return sent
 
     def _write_some(self, data: bytes) -> int:
         if self._stopped.is_set():
-            raise closed()
+            raise closed_error()
         written = self.port.write(data)
-        self._turn.progress()
+        self._write_lock.progress()
         return len(data) if written is None else int(written)
 
     def use(self, what: Callable[[serial.Serial], _Result]) -> _Result:
         """Do something short with the port."""
         if self._stopped.is_set():
-            raise closed()
+            raise closed_error()
         try:
             return what(self.port)
         finally:
@@ -118,8 +115,8 @@ class CallLine:
         """Make reads and writes return soon."""
         self._stopped.set()
 
-    def leave_to_parent(self) -> None:
-        """In a forked child: it is closed; the port itself is left by `cnxman._line.port.leave_port`."""
+    def abandon(self) -> None:
+        """In a forked child: it is closed. The port itself is closed by `cnxman._line.port.abandon_port`."""
         self._stopped = threading.Event()  # the lock of the other one may be held for ever
         self._stopped.set()
 
@@ -128,25 +125,28 @@ class CallLine:
         self._stopped.set()
         close_port(self.port)
 
-    # A CallLine's reader needs no backlog beside it: these are what a `Backlog` has for it.
+    # -- a source for the reading thread; see `cnxman._line.port.Source` ----------------------------------
 
-    def delivering(self) -> None:
-        """A delivery begins that has no data from here."""
-        self._telling = True
+    def begin_delivery(self) -> None:
+        """See `Source.begin_delivery`."""
+        self._delivering = True
 
-    def delivered(self) -> None:
-        """The delivery is over."""
-        self._telling = False
+    def end_delivery(self) -> None:
+        """See `Source.end_delivery`."""
+        self._delivering = False
 
-    def is_caught_up(self) -> bool:
-        """See `Backlog.is_caught_up`. It may overlook what the reader takes this very moment."""
-        return not (self._telling or (self.is_open and self.port.in_waiting))
-
+    @property
     def is_delivering(self) -> bool:
-        """Its port may be closed at any time."""
+        """See `Source.is_delivering`. This port may be closed at any time."""
         return True
 
-    end = close
+    def is_drained(self) -> bool:
+        """See `Source.is_drained`. It may overlook what the reader takes this very moment."""
+        return not (self._delivering or (self.is_open and self.port.in_waiting))
+
+    def end(self) -> None:
+        """See `Source.end`."""
+        self.close()
 
 
 def _all_of(received: "queue.Queue[bytes | None]") -> bytes:

@@ -15,6 +15,9 @@ class Clock:
         """The time in seconds, from an arbitrary zero."""
         return time.monotonic()
 
+    def follow(self, worker: threading.Thread) -> None:
+        """Note a manager's worker that is about to start. A clock moved by hand waits for it."""
+
     def wait(self, condition: threading.Condition, timeout: float | None) -> None:
         """Wait on `condition`, whose lock is held, until it is notified or `timeout` seconds are over.
 

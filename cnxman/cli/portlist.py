@@ -6,9 +6,9 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from cnxman import ports
-from cnxman._printable import printable
 from cnxman.cli.events import time_of_day
 from cnxman.cli.stdio import STDERR, STDOUT, is_abandoned, write_all
+from cnxman.logging import printable
 
 _LOOK_EVERY = 0.2
 """Seconds between two looks whether anything in /dev has changed, which cost next to nothing."""

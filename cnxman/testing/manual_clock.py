@@ -3,18 +3,18 @@
 import math
 import threading
 import time
+import weakref
 from types import TracebackType
 from typing import Self
 
-from cnxman._manager import clock as _clock
-from cnxman._manager.input_queue import Worker
+from cnxman._manager import clock as clocks
 from cnxman._threads import on_library_thread
 
 PATIENCE = 10.0
 """How long, in real seconds, `advance` waits for a manager to finish what it is doing."""
 
 
-class ManualClock(_clock.Clock):
+class ManualClock(clocks.Clock):
     """A clock that stands still until `advance` moves it, for tests of what a program does in an outage.
 
     A manager goes by the clock that is installed when it is made, so make it within the `with` block, and tear it
@@ -35,21 +35,22 @@ class ManualClock(_clock.Clock):
 
     def __init__(self) -> None:
         self._now = 0.0
+        self._workers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._naps: dict[threading.Thread, _Nap] = {}
         self._changed = threading.Condition()  # guards the naps
-        self._replaced: list[_clock.Clock] = []
+        self._replaced: list[clocks.Clock] = []
 
     def __enter__(self) -> Self:
         """Install the clock: managers that are made from now on go by it."""
-        self._replaced.append(_clock.current)
-        _clock.current = self
+        self._replaced.append(clocks.current)
+        clocks.current = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put back the clock from before."""
-        _clock.current = self._replaced.pop()
+        clocks.current = self._replaced.pop()
 
     def now(self) -> float:
         """The time in seconds; it begins at 0."""
@@ -81,6 +82,11 @@ class ManualClock(_clock.Clock):
             self._settle()
         self._now = end
 
+    def follow(self, worker: threading.Thread) -> None:
+        """Note a manager's worker, for `advance` to wait for. Called before it starts."""
+        with self._changed:
+            self._workers.add(worker)
+
     def wait(self, condition: threading.Condition, timeout: float | None) -> None:
         """Wait on `condition`, whose lock is held, until it is notified or the clock has moved `timeout` seconds."""
         me = threading.current_thread()
@@ -103,17 +109,18 @@ class ManualClock(_clock.Clock):
         What one does may give another something to do, and that may go on through all of them.
         """
         give_up = time.monotonic() + PATIENCE
-        for _ in self._workers():
-            for worker in self._workers():
+        for _ in self._living():
+            for worker in self._living():
                 for _ in range(2):  # the first time it may only find out that it has something to wait for
                     self._wait_for_nap(worker, give_up)
                     self._wake(worker)
                 self._wait_for_nap(worker, give_up)
 
-    def _workers(self) -> list[Worker]:
-        return [thread for thread in threading.enumerate() if isinstance(thread, Worker) and thread.clock is self]
+    def _living(self) -> list[threading.Thread]:
+        with self._changed:
+            return [worker for worker in self._workers if worker.is_alive()]
 
-    def _wake(self, worker: Worker) -> None:
+    def _wake(self, worker: threading.Thread) -> None:
         with self._changed:
             nap = self._naps.get(worker)
         if nap is not None:
@@ -121,7 +128,7 @@ class ManualClock(_clock.Clock):
                 nap.woken = True
                 nap.condition.notify_all()
 
-    def _wait_for_nap(self, worker: Worker, give_up: float) -> None:
+    def _wait_for_nap(self, worker: threading.Thread, give_up: float) -> None:
         """Wait until a worker naps that has not been woken, or has ended."""
         with self._changed:
             while worker.is_alive() and ((nap := self._naps.get(worker)) is None or nap.woken):

@@ -47,7 +47,7 @@ class PseudoTerminal:
             raise
         finally:
             os.close(slave)  # the first hang-up: before it, the master can't tell that nobody has the port open
-        _fork.in_child(self, PseudoTerminal.leave_to_parent)
+        _fork.after_in_child(self, PseudoTerminal.leave_to_parent)
 
     def state(self) -> int:
         """Return what `poll` says about the master: POLLHUP for as long as nobody has the port open."""
@@ -115,7 +115,7 @@ class PseudoTerminal:
 
     def close(self) -> None:
         """Hang up: whoever has the port open finds the line lost."""
-        with _fork.held_off():
+        with _fork.no_fork():
             master, self.master = self.master, -1
             os.close(master)
 

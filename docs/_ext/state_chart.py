@@ -59,11 +59,11 @@ EVENTS = {
     "_succeeded": "it succeeds",
     "_failed": "it fails",
     "_gave_up": "the last one fails",
-    "_broken_off": "Ctrl-C",
+    "_interrupted": "Ctrl-C",
 }
 """Inputs that come by themselves, as the chart has them."""
 
-DEEDS = {"_attempt": "try_connect", "_hang_up": "disconnect", "_release": "teardown"}
+DEEDS = {"_attempt": "try_connect", "_close": "disconnect", "_release": "teardown"}
 """Outputs that call the connection, and the method that each calls; the others only keep books and tell."""
 
 

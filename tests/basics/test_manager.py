@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 import threading
 import weakref
@@ -146,7 +147,7 @@ def test_thousands_of_failures_deepen_no_stack(clock: ManualClock) -> None:
         clock.advance(5 * 3000)
         assert len(depths) == 3001
         assert len(set(depths[1:])) == 1
-        assert len(manager._inputs._line) == 0
+        assert len(manager._inputs._queue) == 0
         assert len([thread for thread in threading.enumerate() if "cnxman" in thread.name]) == 1
 
 
@@ -370,7 +371,7 @@ def test_a_presence_that_cannot_be_compared_does_no_harm(clock: ManualClock, cap
     with ConnectionManager(connection, retry=FIXED):
         clock.advance(20)
         assert connection.attempts == 5
-    assert len([record for record in caplog.records if "look for the thing's return" in record.message]) == 5
+    assert len([record for record in caplog.records if "look for the device's return" in record.message]) == 5
 
 
 # -- errors ------------------------------------------------------------------------------------------------
@@ -669,14 +670,14 @@ def test_wait_until_connected_when_it_is_lost_again_at_once() -> None:
         @property
         def state(self) -> ConnectionState:
             self.looks += 1
-            return ConnectionState.CONNECTED if self.looks == 3 else ConnectionState.RECOVERING
+            return ConnectionState.CONNECTED if self.looks == 2 else ConnectionState.RECOVERING
 
     manager = Flapping(Script())
-    assert manager.looks == 1
+    assert manager.looks == 0
     waiting = Caller(lambda: manager.wait_until_connected(BOUND))
     wait_until_waiting(waiting.thread, ConnectionManager.wait_until_connected)
-    with manager._change:
-        manager._change.notify_all()
+    with manager._inputs._change:
+        manager._inputs._change.notify_all()
     assert waiting.join() is True
 
 
@@ -776,7 +777,7 @@ def test_what_is_not_kept_up_is_not_kept(end: str) -> None:
     gone = weakref.ref(manager)
     del manager
     wait_until(lambda: gc.collect() >= 0 and gone() is None, "the manager is collected")
-    assert not connection.__dict__["_listening"]
+    assert not connection.__dict__["_subscriptions"]
     assert id(connection) not in dispatcher.connections
 
 
@@ -828,9 +829,7 @@ def test_statistics(clock: ManualClock) -> None:
 def test_in_a_forked_child_it_is_the_parents() -> None:
     """As if there had been a fork: what is busy must not be touched, what is idle may be used."""
     busy, idle = ConnectionManager(Script(True)), ConnectionManager(Script(True))
-    busy._inputs._wanted = True  # what a child inherits of a manager that is connected, whose thread it has not
-    busy.leave_to_parent()
-    idle.leave_to_parent()
+    busy._process = os.getppid()  # what a child inherits of a manager that is connected
     assert (busy.state, busy.is_connected, busy.wait_until_connected()) == ("torndown", False, False)
     busy.disconnect()
     busy.teardown()

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from automat import NoTransition
 
-from cnxman._manager.input_queue import Inputs
+from cnxman._manager.input_queue import InputQueue
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.retry import RetryPolicy
 from cnxman.testing.manual_clock import ManualClock
@@ -193,7 +193,7 @@ def test_connecting_connect(bench: Callable[..., Bench], how: str) -> None:
     b = bench("connecting")
     callers = [Caller(b.manager.connect) for _ in range(3)]
     for caller in callers:
-        wait_until_waiting(caller.thread, Inputs.join)
+        wait_until_waiting(caller.thread, InputQueue.await_current)
     b.end_attempt(OUTCOMES[how])
     all_join(callers)
     assert b.found() == (ENDS[how], [], path("connecting", ENDS[how]))

@@ -1,6 +1,6 @@
 """A machine of Hypothesis' drives the manager against a model, on a clock that is moved by hand.
 
-Inputs come from several kinds of thread, and from within attempts, which are the only moments when a manager is
+InputQueue come from several kinds of thread, and from within attempts, which are the only moments when a manager is
 connecting; alarms come from anywhere; time passes. State, attempts and everything told have to agree.
 """
 
@@ -13,11 +13,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from cnxman._threads import LibraryThread
 from cnxman.basics import ConnectionManager, ConnectionState
 from cnxman.retry import RetryPolicy
 from cnxman.testing.manual_clock import ManualClock
-from tests.kit.managers import Caller, Ear, Script
+from tests.kit.managers import BOUND, Caller, Ear, Script
+from tests.kit.threads import OnLibraryThread
 
 EXAMPLES = int(os.environ.get("CNXMAN_MODEL_EXAMPLES", "150"))
 WAIT = 5
@@ -124,9 +124,7 @@ class Machine(RuleBasedStateMachine):
         elif thread == "a thread":
             Caller(lambda: self.give(given)).join()
         else:
-            listener = Listener(lambda: self.give(given))
-            listener.start()
-            listener.join()
+            OnLibraryThread(lambda: self.give(given)).join(BOUND)
 
     @rule(given=seldom_teardown, thread=threads, outcome=outcomes, during=st.lists(inputs, max_size=4))
     def an_input(self, given: str, thread: str, outcome: str, during: list[str]) -> None:
@@ -159,17 +157,6 @@ class Machine(RuleBasedStateMachine):
         assert self.connection.overlaps == []
         assert self.connection.calls.count("teardown") == (self.model.state == "torndown")
         assert (self.manager._inputs._worker is not None) == (self.model.state in ("connected", "recovering"))
-
-
-class Listener(LibraryThread):
-    """One of the library's own threads."""
-
-    def __init__(self, function: object) -> None:
-        super().__init__("a listener")
-        self._function = function
-
-    def run(self) -> None:
-        self._function()  # type: ignore[operator]
 
 
 def test_the_manager_does_as_the_model() -> None:

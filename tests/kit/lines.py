@@ -21,10 +21,10 @@ from typing import Any, Self
 
 import pytest
 
-from cnxman._threads import LibraryThread
 from cnxman.basics import Connection, ConnectionException
 from cnxman.serial import SerialConnection
 from tests.kit.managers import BOUND, wait_until
+from tests.kit.threads import is_library_thread
 
 __all__ = ["BOUND", "Hearer", "Pty", "count_descriptors", "no_leak", "pattern", "run_script", "wait_until"]
 
@@ -169,7 +169,7 @@ def count_descriptors() -> int:
 
 
 def library_threads() -> list[str]:
-    return sorted(thread.name for thread in threading.enumerate() if isinstance(thread, LibraryThread))
+    return sorted(thread.name for thread in threading.enumerate() if is_library_thread(thread))
 
 
 @contextlib.contextmanager

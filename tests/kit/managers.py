@@ -177,7 +177,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 def in_line(manager: ConnectionManager) -> list[str]:
     """The names of the inputs that wait for their turn."""
     with manager._inputs.lock:
-        return [given.name for given in manager._inputs._line]
+        return [given.name for given in manager._inputs._queue]
 
 
 def wait_in_line(manager: ConnectionManager, *names: str) -> None:

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,13 +26,14 @@ from pydispatch import dispatcher
 from cnxman._line import errors as _faults
 from cnxman._line import posix as _descriptor_line
 from cnxman._line import url as _call_line
-from cnxman.basics import Connection, ConnectionException, ConnectionManager
+from cnxman.basics import Connection, ConnectionException, ConnectionManager, find_errno
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection, SerialListener
 from cnxman.testing import SimulatedDevice
 from tests.kit import faulty_port
 from tests.kit.lines import BOUND, Hearer, Pty, library_threads, no_leak, wait_until, warnings_of
 from tests.kit.managers import Caller
+from tests.kit.probe import port_of
 
 NOTICED_WITHIN = 1.0
 
@@ -91,7 +93,7 @@ def pty() -> Iterator[Pty]:
 
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> Iterator[faulty_port.Orders]:
-    monkeypatch.setattr(_call_line, "SLICE", 0.01)  # what is tested is the same, and there are many
+    monkeypatch.setattr(_call_line, "READ_SLICE", 0.01)  # what is tested is the same, and there are many
     yield faulty_port.install()
     serial.protocol_handler_packages.remove(faulty_port.PACKAGE)
 
@@ -154,7 +156,7 @@ def fail_to_lock(monkeypatch: pytest.MonkeyPatch, error: Exception, path: str) -
 
 
 def fail_to_listen(monkeypatch: pytest.MonkeyPatch, error: Exception, path: str) -> None:
-    monkeypatch.setattr(_descriptor_line._Bell, "__init__", raising(error))
+    monkeypatch.setattr(_descriptor_line.WakeUp, "__init__", raising(error))
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -227,7 +229,7 @@ def test_read(kind: str, pty: Pty, monkeypatch: pytest.MonkeyPatch, caplog: pyte
         assert connection.try_connect()
         hearer.wait_for_event("opened")
         with monkeypatch.context() as patch:
-            fail_on(patch, "read", connection._listener.serial.fileno(), error)  # type: ignore[union-attr]
+            fail_on(patch, "read", port_of(connection).fileno(), error)
             pty.send(b"x")
             hearer.wait_for_event("alarm")
         check_lost(connection, hearer, kind, error, caplog)
@@ -288,7 +290,7 @@ def test_write(kind: str, pty: Pty, monkeypatch: pytest.MonkeyPatch, caplog: pyt
     with no_leak():
         assert connection.try_connect()
         with monkeypatch.context() as patch:
-            fail_on(patch, "write", connection._listener.serial.fileno(), error)  # type: ignore[union-attr]
+            fail_on(patch, "write", port_of(connection).fileno(), error)
             with pytest.raises(ConnectionException, match="0 of 5 bytes were written") as failed:
                 connection.write(b"hello")
         check_error(failed.value, kind, error)
@@ -420,18 +422,24 @@ def test_wait(kind: str, pty: Pty, monkeypatch: pytest.MonkeyPatch, caplog: pyte
 # -- the words --------------------------------------------------------------------------------------------
 
 
+def lost(port: str, error: Exception) -> str:
+    return _faults.loss_message(port, error, find_errno(error))
+
+
+def not_opened(port: str, error: Exception) -> str:
+    return _faults.open_message(port, error, find_errno(error))
+
+
 @pytest.mark.parametrize("kind", ["EIO", "ENXIO", "ENODEV", "ENOENT", "termios", "errno in the context"])
 def test_a_line_that_is_gone_is_told_as_such(kind: str) -> None:
-    assert str(_faults.lost("/dev/x", KINDS[kind]())) == "/dev/x was lost: the device is gone; was it unplugged?"
+    assert str(lost("/dev/x", KINDS[kind]())) == "/dev/x was lost: the device is gone; was it unplugged?"
 
 
 def test_other_losses_have_words_of_their_own() -> None:
     for kind in ("closed under it", "value"):
-        assert "closed by another part of this program" in str(_faults.lost("p", KINDS[kind]()))
-    assert "(device reports readiness" in str(_faults.lost("p", KINDS["errno None"]()))
-    assert "(MemoryError)" in str(_faults.lost("p", MemoryError()))
-    mine = ConnectionException("my own words", ValueError())
-    assert _faults.lost("p", mine) is _faults.not_opened("p", mine) is mine
+        assert "closed by another part of this program" in str(lost("p", KINDS[kind]()))
+    assert "(device reports readiness" in str(lost("p", KINDS["errno None"]()))
+    assert "(MemoryError)" in str(lost("p", MemoryError()))
 
 
 @pytest.mark.parametrize(
@@ -450,17 +458,15 @@ def test_other_losses_have_words_of_their_own() -> None:
     ],
 )
 def test_failed_openings_say_what_to_do(number: int, words: str) -> None:
-    error = _faults.not_opened("/dev/nowhere", OSError(number, os.strerror(number)))
-    assert words in str(error)
-    assert error.errno == number
+    assert words in not_opened("/dev/nowhere", OSError(number, os.strerror(number)))
 
 
 def test_the_hint_for_a_port_server_that_acknowledges_no_modem_lines() -> None:
     error = serial.SerialException("Remote does not accept parameters")
-    assert "add ign_set_control to the URL" in str(_faults.not_opened("rfc2217://host:1", error))
-    assert "ign_set_control to" not in str(_faults.not_opened("rfc2217://host:1?ign_set_control", error))
-    assert "ign_set_control" not in str(_faults.not_opened("rfc2217://host:1", OSError(errno.ECONNREFUSED, "no")))
-    assert "ign_set_control" not in str(_faults.not_opened("socket://host:1", error))
+    assert "add ign_set_control to the URL" in str(not_opened("rfc2217://host:1", error))
+    assert "ign_set_control to" not in str(not_opened("rfc2217://host:1?ign_set_control", error))
+    assert "ign_set_control" not in str(not_opened("rfc2217://host:1", OSError(errno.ECONNREFUSED, "no")))
+    assert "ign_set_control" not in str(not_opened("socket://host:1", error))
 
 
 def test_a_receiver_may_hang_up_though_the_line_never_opened(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,18 +486,28 @@ def test_a_receiver_may_hang_up_though_the_line_never_opened(pty: Pty, monkeypat
     assert len(heard) == 1
 
 
-def test_the_hint_for_a_forbidden_port_names_its_group(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = tmp_path / "port"
+def forbidden(path: Path, group: int) -> Path:
+    port = path / "port"
     port.touch(mode=0o660)
     os.chmod(port, 0o660)
+    os.chown(port, -1, group)
+    return port
+
+
+def test_the_hint_for_a_port_of_the_group_root_is_a_udev_rule(tmp_path: Path) -> None:
+    hint = not_opened(str(forbidden(tmp_path, 0)), PermissionError(errno.EACCES, "Permission denied"))
+    assert "usermod" not in hint
+    assert "only root may open it; a udev rule can give it to the group" in hint
+
+
+def test_the_hint_for_a_forbidden_port_names_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = forbidden(tmp_path, 20 if os.getuid() == 0 else os.getgid())
     refusal = PermissionError(errno.EACCES, "Permission denied")
     import grp
 
-    assert f"belongs to the group {grp.getgrgid(os.stat(port).st_gid).gr_name}" in str(
-        _faults.not_opened(str(port), refusal)
-    )
+    assert f"belongs to the group {grp.getgrgid(os.stat(port).st_gid).gr_name}" in str(not_opened(str(port), refusal))
     monkeypatch.setattr(grp, "getgrgid", raising(KeyError("no such group")))
-    assert f"belongs to the group {os.stat(port).st_gid};" in str(_faults.not_opened(str(port), refusal))
+    assert f"belongs to the group {os.stat(port).st_gid};" in str(not_opened(str(port), refusal))
 
 
 # -- pulls ------------------------------------------------------------------------------------------------
@@ -652,9 +668,9 @@ def test_a_disconnect_while_the_lost_port_is_closed_was_asked_for(pty: Pty, monk
     def close(port: serial.Serial) -> None:
         original(port)
         if not stops:
-            before = connection._turn
+            before = connection._generation
             stops.append(Caller(connection.disconnect))
-            wait_until(lambda: connection._turn > before, "somebody hangs up")
+            wait_until(lambda: connection._generation > before, "somebody hangs up")
 
     with no_leak():
         assert connection.try_connect()
@@ -851,5 +867,5 @@ def test_a_line_that_was_lost_is_forgotten_once_all_was_told(pty: Pty) -> None:
         assert connection.try_connect()
         pty.pull()
         hearer.wait_for_event("alarm")
-        wait_until(lambda: connection._listener is None, "no listener is kept")
+        wait_until(lambda: connection.current_opening is None, "no listener is kept")
     assert hearer.names == ["opened", "closed", "alarm"]

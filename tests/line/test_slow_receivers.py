@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnxman._line import receive_buffer as _backlog
-from cnxman._line.posix import DescriptorLine
-from cnxman._line.receive_buffer import LITTLE, LOOK_EVERY, Backlog, Lookout, StandIn
+from cnxman._line.posix import PosixLine
+from cnxman._line.receive_buffer import LITTLE, POLL_INTERVAL, ReceiveBuffer
+from cnxman.basics import Connection
 from cnxman.serial import SerialConnection
 from tests.kit.lines import BOUND, Hearer, Pty, library_threads, no_leak, pattern, wait_until, warnings_of
 from tests.kit.managers import Caller
+from tests.kit.probe import port_of, source_of
 
 Signals = SerialConnection.Signals
 
@@ -73,15 +75,13 @@ def stalled(pty: Pty, **settings: Any) -> tuple[SerialConnection, Stall, Hearer]
     assert connection.try_connect()
     pty.send(b"!")
     assert stall.begun.wait(BOUND)
-    wait_until(lambda: any("stand-in" in name for name in library_threads()), "a stand-in reads")
+    wait_until(lambda: any("overflow reader" in name for name in library_threads()), "a stand-in reads")
     return connection, stall, hearer
 
 
 def waiting(connection: SerialConnection) -> int:
     """How many bytes wait for the receiver."""
-    listener = connection._listener
-    assert listener is not None
-    return len(listener._source._store)  # type: ignore[union-attr]
+    return len(source_of(connection)._data)
 
 
 # -- nothing is lost --------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_3_mb_at_1_mb_a_second_on_a_line_that_does_not_wait_are_all_kept(pty: Pt
     connection, stall, hearer = stalled(pty)
     data = pattern(3_000_000)
     with torn_down(connection):
-        taken, dropped = send_at(pty, data, 1e6, connection, waited_for_processor("stand-in"))
+        taken, dropped = send_at(pty, data, 1e6, connection, waited_for_processor("overflow reader"))
         assert dropped == 0
         stall.go_on.set()
         hearer.wait_for_data(b"!" + taken)
@@ -118,7 +118,7 @@ def send_at(
         waits.append(waited())
         size = pty.offer(data[at : at + step])
         taken += data[at : at + size]
-        if size < step and connection._listener.serial.in_waiting >= 4000:  # type: ignore[union-attr]
+        if size < step and port_of(connection).in_waiting >= 4000:
             drops.append((at // step, step - size))
         due = max(due, time.monotonic()) + step / rate
         time.sleep(max(0.0, due - time.monotonic()))
@@ -207,7 +207,7 @@ def test_order_is_kept_however_often_the_stand_in_takes_over_and_gives_back(pty:
     """Random bursts against a receiver that is busy for random times about as long as two looks."""
     seed = 20
     chance = random.Random(seed)
-    delays = [chance.choice([0, 0, 0.002, LOOK_EVERY, 2 * LOOK_EVERY, 0.02]) for _ in range(300)]
+    delays = [chance.choice([0, 0, 0.002, POLL_INTERVAL, 2 * POLL_INTERVAL, 0.02]) for _ in range(300)]
     connection = SerialConnection(pty.path, buffer_size=5000)
     heard = bytearray()
     turns = iter(delays)
@@ -227,7 +227,7 @@ def test_order_is_kept_however_often_the_stand_in_takes_over_and_gives_back(pty:
             pty.send(data[at : at + size])
             at += size
             if chance.random() < 0.3:
-                time.sleep(chance.choice([0.0005, LOOK_EVERY, 0.01]))
+                time.sleep(chance.choice([0.0005, POLL_INTERVAL, 0.01]))
         wait_until(lambda: len(heard) >= len(data), f"all has come (seed {seed})")
         assert heard == data, f"seed {seed}"
 
@@ -265,7 +265,7 @@ def test_any_script_of_sends_holds_and_releases_keeps_the_order(
 
         connection.subscribe(receive)
         connection.subscribe(lambda: order.append("closed"), Signals.CLOSED)
-        connection.subscribe(lambda: order.append("alarm"), SerialConnection.__base__.__base__.Signals.RAISE_ALARM)
+        connection.subscribe(lambda: order.append("alarm"), Connection.Signals.RAISE_ALARM)
         assert connection.try_connect()
         for step, size in script:
             if step == "send":
@@ -276,7 +276,7 @@ def test_any_script_of_sends_holds_and_releases_keeps_the_order(
             elif step == "let go":
                 gate.set()
             else:
-                time.sleep(3 * LOOK_EVERY)
+                time.sleep(3 * POLL_INTERVAL)
         if end == "pull":
             gate.set()
             wait_until(lambda: heard == sent, "all was heard")
@@ -302,7 +302,7 @@ def test_any_script_of_sends_holds_and_releases_keeps_the_order(
 
 def test_what_was_read_before_a_loss_is_delivered_before_its_alarm_and_the_port_is_closed_at_once(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty)
-    port = connection._listener.serial  # type: ignore[union-attr]
+    port = port_of(connection)
     data = pattern(500_000)
     pty.send(data)
     wait_until(lambda: waiting(connection) == len(data), "it was read")
@@ -333,7 +333,7 @@ def test_a_write_while_a_receiver_is_busy_after_a_loss_fails_at_once(pty: Pty) -
 
 def test_a_loss_with_a_full_buffer_gives_the_alarm_after_the_data(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty, buffer_size=4096)
-    port = connection._listener.serial  # type: ignore[union-attr]
+    port = port_of(connection)
     sent = b""
     while waiting(connection) < 4096:
         data = pattern(1000, len(sent))
@@ -349,7 +349,7 @@ def test_a_loss_with_a_full_buffer_gives_the_alarm_after_the_data(pty: Pty) -> N
 
 def test_a_stop_during_relief_waits_for_the_receiver_and_delivers_nothing_more(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty)
-    port = connection._listener.serial  # type: ignore[union-attr]
+    port = port_of(connection)
     pty.send(b"more")
     wait_until(lambda: waiting(connection) == 4, "it was read")
     stop = Caller(connection.disconnect)
@@ -378,14 +378,14 @@ def test_nobody_spins_while_a_stop_waits_for_a_receiver(pty: Pty, buffer_size: i
 
 
 def test_a_stop_waits_for_the_stand_in(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, left = StandIn.run, threading.Event()
+    original, left = ReceiveBuffer._read_overflow, threading.Event()
 
-    def run(stand_in: StandIn) -> None:
-        original(stand_in)
+    def run(buffer: ReceiveBuffer) -> None:
+        original(buffer)
         time.sleep(0.1)  # it is slow to leave
         left.set()
 
-    monkeypatch.setattr(StandIn, "run", run)
+    monkeypatch.setattr(ReceiveBuffer, "_read_overflow", run)
     connection, stall, _ = stalled(pty)
     stall.go_on.set()
     connection.disconnect()
@@ -399,7 +399,7 @@ def test_a_receiver_that_hangs_up_during_relief_is_not_waited_for(pty: Pty) -> N
     took: list[float] = []
 
     def hang_up(data: bytes) -> None:
-        wait_until(lambda: any("stand-in" in name for name in library_threads()), "a stand-in reads")
+        wait_until(lambda: any("overflow reader" in name for name in library_threads()), "a stand-in reads")
         began = time.monotonic()
         connection.disconnect()
         took.append(time.monotonic() - began)
@@ -417,13 +417,13 @@ def test_a_receiver_that_hangs_up_and_dials_again_during_relief_hears_both_lines
 
     def redial(data: bytes) -> None:
         if data == b"again":
-            wait_until(lambda: any("stand-in" in name for name in library_threads()), "a stand-in reads")
+            wait_until(lambda: any("overflow reader" in name for name in library_threads()), "a stand-in reads")
             pty.send(b"never heard")
             wait_until(lambda: waiting(connection) == 11, "it was read")
             connection.disconnect()
             assert connection.try_connect()
             pty.send(b"new")
-            time.sleep(5 * LOOK_EVERY)  # the new line waits: it, too, is relieved
+            time.sleep(5 * POLL_INTERVAL)  # the new line waits: it, too, is relieved
 
     hearer = Hearer(connection)
     connection.subscribe(redial)
@@ -437,7 +437,7 @@ def test_a_receiver_that_hangs_up_and_dials_again_during_relief_hears_both_lines
 
 def test_a_line_that_falls_silent_while_its_receiver_is_busy_raises_the_alarm_after_the_data(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty, idle_timeout=0.1)
-    port = connection._listener.serial  # type: ignore[union-attr]
+    port = port_of(connection)
     pty.send(b"last")
     wait_until(lambda: not port.is_open, "it was taken for lost")
     stall.go_on.set()
@@ -505,10 +505,10 @@ def test_quick_receivers_call_up_no_stand_in(pty: Pty) -> None:
         for number in range(100):
             pty.send(b"x")
             hearer.wait_for_data(b"x" * (number + 1))
-        assert [name for name in library_threads() if "stand-in" in name] == []
+        assert [name for name in library_threads() if "overflow reader" in name] == []
 
 
-def test_many_lines_share_one_lookout_which_ends_with_the_last(pty: Pty) -> None:
+def test_many_lines_share_one_watchdog_which_ends_with_the_last(pty: Pty) -> None:
     ptys = [Pty() for _ in range(5)]
     connections = [SerialConnection(each.path) for each in ptys]
     hearers = [Hearer(connection) for connection in connections]
@@ -517,16 +517,16 @@ def test_many_lines_share_one_lookout_which_ends_with_the_last(pty: Pty) -> None
             assert connection.try_connect()
             each.send(b"x")
             hearer.wait_for_data(b"x")
-        assert library_threads().count("cnxman lookout") == 1
+        assert library_threads().count("cnxman stall watchdog") == 1
         for connection in connections[:-1]:
             connection.teardown()
-        assert library_threads().count("cnxman lookout") == 1
+        assert library_threads().count("cnxman stall watchdog") == 1
         connections[-1].teardown()
         assert library_threads() == []
         assert connections[0].try_connect()  # and one more, when there is a line again
         ptys[0].send(b"y")
         hearers[0].wait_for_data(b"xy")
-        assert library_threads().count("cnxman lookout") == 1
+        assert library_threads().count("cnxman stall watchdog") == 1
         connections[0].teardown()
     for each in ptys:
         each.close()
@@ -546,15 +546,15 @@ def test_two_stalled_lines_are_relieved_independently(pty: Pty) -> None:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], Callable[[], None]]:
+def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[[], None]]:
     """Let the system refuse threads of a kind, until what is returned is called."""
     original = threading.Thread.start
 
-    def refuse(kind: type) -> Callable[[], None]:
+    def refuse(kind: str) -> Callable[[], None]:
         allowed = threading.Event()
 
         def start(thread: threading.Thread) -> None:
-            if isinstance(thread, kind) and not allowed.is_set():
+            if kind in thread.name and not allowed.is_set():
                 raise RuntimeError("can't start new thread")
             original(thread)
 
@@ -564,9 +564,9 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], Callable[[], No
     return refuse
 
 
-@pytest.mark.parametrize("kind", [StandIn, Lookout])
+@pytest.mark.parametrize("kind", ["overflow reader", "stall watchdog"])
 def test_without_a_thread_to_read_on_the_line_waits_for_its_receiver_and_loses_nothing(
-    pty: Pty, refused: Callable[[type], Callable[[], None]], kind: type
+    pty: Pty, refused: Callable[[str], Callable[[], None]], kind: str
 ) -> None:
     allow = refused(kind)
     connection = SerialConnection(pty.path)
@@ -632,7 +632,7 @@ def test_memory_that_runs_out_while_reading_is_a_loss_with_its_alarm(
             connection = SerialConnection(pty.path)
             hearer = Hearer(connection)
             assert connection.try_connect()
-        port: serial.Serial = connection._listener.serial  # type: ignore[union-attr]
+        port: serial.Serial = port_of(connection)
         number = port.fileno()
         monkeypatch.setattr(os, "read", read)
         pty.send(b"x")
@@ -651,7 +651,7 @@ def switches(name: str) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("voluntary"))
 
 
-def test_the_stand_in_and_the_lookout_sleep_without_waking_on_an_idle_line(pty: Pty) -> None:
+def test_the_stand_in_and_the_watchdog_sleep_without_waking_on_an_idle_line(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty)
     with torn_down(connection):
         pty.send(b"some")
@@ -660,7 +660,7 @@ def test_the_stand_in_and_the_lookout_sleep_without_waking_on_an_idle_line(pty: 
         for number in range(1, 4):  # the first of them may still be the stand-in's
             pty.send(b"more")
             hearer.wait_for_data(b"!some" + b"more" * number)
-        names = ("stand-in", "lookout", "listener")
+        names = ("overflow reader", "stall watchdog", "listener")
 
         def now() -> list[int]:
             return [switches(name) for name in names]
@@ -676,10 +676,10 @@ def test_the_stand_in_and_the_lookout_sleep_without_waking_on_an_idle_line(pty: 
         assert now() == before
 
 
-def test_the_lookout_is_made_once_more_after_a_line_ended_in_a_look(pty: Pty) -> None:
+def test_the_watchdog_is_made_once_more_after_a_line_ended_in_a_look(pty: Pty) -> None:
     """Lines that begin and end quickly, with deliveries that last just long enough to be looked at."""
     connection = SerialConnection(pty.path)
-    connection.subscribe(lambda data: time.sleep(LOOK_EVERY * 1.5))
+    connection.subscribe(lambda data: time.sleep(POLL_INTERVAL * 1.5))
     hearer = Hearer(connection)
     with no_leak():
         for number in range(30):
@@ -688,7 +688,7 @@ def test_the_lookout_is_made_once_more_after_a_line_ended_in_a_look(pty: Pty) ->
             hearer.wait_for_event("data", number + 1)
             connection.disconnect()
     assert hearer.alarms == []
-    assert _backlog._lookout is None
+    assert _backlog._watchdog is None
 
 
 def test_the_next_look_is_soon_after_one_at_a_line_that_has_said_much(
@@ -696,13 +696,13 @@ def test_the_next_look_is_soon_after_one_at_a_line_that_has_said_much(
 ) -> None:
     monkeypatch.setattr(_backlog, "_watch", lambda _: None)  # the looks are the test's own
     with serial.Serial(pty.path, timeout=0) as port:
-        source = Backlog(DescriptorLine(port, None), 1000)
+        source = ReceiveBuffer(PosixLine(port, None), 1000)
 
         def is_soon_after(size: int) -> bool:
             pty.send(bytes(size))
             while size:
                 size -= len(source.read())
-                source.delivered()
+                source.end_delivery()
             return source.look()
 
         assert not is_soon_after(LITTLE - 1)
@@ -713,10 +713,10 @@ def test_the_next_look_is_soon_after_one_at_a_line_that_has_said_much(
 
 def test_a_store_that_was_full_takes_more_once_it_is_half_empty(pty: Pty) -> None:
     with serial.Serial(pty.path, timeout=0) as port:
-        source = Backlog(DescriptorLine(port, None), 1000)
+        source = ReceiveBuffer(PosixLine(port, None), 1000)
         room = []
         for used in (999, 1000, 501, 500, 999, 1000):
-            source._store[:] = bytes(used)
+            source._data[:] = bytes(used)
             room.append(source._room())
         assert room == [1, 0, 0, 500, 1, 0]
         source.end()

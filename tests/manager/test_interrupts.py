@@ -17,7 +17,7 @@ from types import CodeType, FrameType
 import pytest
 
 import cnxman
-from cnxman._manager.input_queue import Input, Inputs, Worker
+from cnxman._manager.input_queue import Input, InputQueue
 from cnxman.basics import ConnectionManager
 from cnxman.retry import RetryPolicy
 from tests.kit.managers import AT_ONCE, NEVER, Caller, Ear, Script, in_line, wait_until, wait_until_waiting, worker_of
@@ -132,7 +132,7 @@ def test_an_interrupt_before_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = Script(True)
     manager = ConnectionManager(connection, retry=NEVER)
     with monkeypatch.context() as patch:
-        patch.setattr(Inputs, "_run_in_turn", interrupt)
+        patch.setattr(InputQueue, "_run_in_turn", interrupt)
         with pytest.raises(KeyboardInterrupt):
             manager.connect()
     assert in_line(manager) == []
@@ -147,18 +147,18 @@ def interrupt(*_: object) -> None:
 @pytest.mark.parametrize("begun", [True, False])
 def test_an_interrupt_while_the_managers_thread_is_started(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it runs by then or not, there is one afterwards, and one only."""
-    start = Worker.start
-    before: list[Worker] = []
+    start = threading.Thread.start
+    before: list[threading.Thread] = []
 
-    def interrupted(worker: Worker) -> None:
-        monkeypatch.setattr(Worker, "start", start)
+    def interrupted(worker: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
         before.append(worker)
         if begun:  # but it has not come to say so yet
             start(worker)
             monkeypatch.setattr(worker, "is_alive", lambda: False)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Worker, "start", interrupted)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
     connection = Script(True)
     manager = ConnectionManager(connection, retry=AT_ONCE)
     with manager._inputs.lock:  # so long the first one comes to nothing
@@ -217,10 +217,10 @@ def test_an_interrupt_before_its_turn_lets_the_next_one_run(monkeypatch: pytest.
     """Whoever waits behind the call in line is woken when it is taken out."""
     connection = Script(True)
     manager = ConnectionManager(connection, retry=NEVER)
-    me, run_in_turn = threading.current_thread(), Inputs._run_in_turn
+    me, run_in_turn = threading.current_thread(), InputQueue._run_in_turn
     behind: list[Caller] = []
 
-    def interrupted(inputs: Inputs, given: Input) -> None:
+    def interrupted(inputs: InputQueue, given: Input) -> None:
         if threading.current_thread() is not me:
             run_in_turn(inputs, given)
             return
@@ -229,7 +229,7 @@ def test_an_interrupt_before_its_turn_lets_the_next_one_run(monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Inputs, "_run_in_turn", interrupted)
+        patch.setattr(InputQueue, "_run_in_turn", interrupted)
         with pytest.raises(KeyboardInterrupt):
             manager.connect()
         behind[0].join()

@@ -15,8 +15,8 @@ import pytest
 from automat import NoTransition
 
 from cnxman._manager import input_queue as _inputs
-from cnxman._manager.input_queue import Input, Inputs, Worker
-from cnxman._threads import LibraryThread, on_library_thread
+from cnxman._manager.input_queue import Input, InputQueue
+from cnxman._threads import library_thread, on_library_thread
 from cnxman.basics import Connection, ConnectionManager
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
@@ -50,8 +50,7 @@ class LibraryCaller(Caller):
         self.began = threading.Event()
         self.done = threading.Event()
         self._function = function
-        self.thread = LibraryThread("a listener")
-        self.thread.run = self._run  # type: ignore[method-assign]
+        self.thread = library_thread("listener of a test", self._run)
         self.thread.start()
 
 
@@ -157,13 +156,13 @@ def test_a_return_that_is_seen_too_late(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.mark.parametrize("call", ["disconnect", "teardown"])
 def test_when_it_returns_the_thread_has_ended(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only left its work: a thread that is slow to end is waited for."""
-    work = Worker.run
+    work = InputQueue._work
 
-    def slowly(worker: Worker) -> None:
-        work(worker)
+    def slowly(inputs: InputQueue) -> None:
+        work(inputs)
         threading.Event().wait(0.1)
 
-    monkeypatch.setattr(Worker, "run", slowly)
+    monkeypatch.setattr(InputQueue, "_work", slowly)
     manager = ConnectionManager(Script(True), retry=NEVER)
     manager.connect()
     worker = worker_of(manager)
@@ -203,7 +202,7 @@ def test_a_receiver_may_call_the_manager(when: str, what: str, caplog: pytest.Lo
     raised = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(raised) == (when == "torndown" and what == "connect")
     if raised:
-        assert "connect() raised; whoever called it has not waited" in raised[0].message
+        assert "connect() raised; its caller has not waited" in raised[0].message
         assert raised[0].exc_info is not None
         assert raised[0].exc_info[0] is NoTransition
 
@@ -510,7 +509,7 @@ def test_a_receiver_that_never_returns_stops_nobody_from_asking() -> None:
     connection.raise_alarm()
     LibraryCaller(manager.connect).join()
     waiting = Caller(manager.teardown)
-    wait_until_waiting(waiting.thread, Inputs.give)
+    wait_until_waiting(waiting.thread, InputQueue.submit)
     go.set()
     waiting.join()
     assert manager.state == "torndown"
@@ -564,7 +563,7 @@ def test_an_interrupt_in_a_retry(stop: type[BaseException], caplog: pytest.LogCa
     ear.wait_for_state("disconnected")
     wait_until(lambda: worker_of(manager) is None, "the thread has ended")
     assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
-        "retry() raised; whoever called it has not waited for it"
+        "retry() raised; its caller has not waited for it"
     ]
     manager.connect()
     assert manager.is_connected
@@ -586,7 +585,7 @@ def test_ctrl_c_while_waiting_for_ones_turn(joins: bool) -> None:
             raise KeyboardInterrupt
 
     def watch() -> None:
-        wait_until_waiting(threading.main_thread(), Inputs.join if joins else Inputs.give)
+        wait_until_waiting(threading.main_thread(), InputQueue.await_current if joins else InputQueue.submit)
         waits.set()
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -883,10 +882,10 @@ def test_a_call_on_a_thread_of_the_library_does_not_wait_for_one_that_has_yet_to
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Between two inputs nothing runs, and still it would not be its turn."""
-    run_in_turn = Inputs._run_in_turn
+    run_in_turn = InputQueue._run_in_turn
     held, go = threading.Event(), threading.Event()
 
-    def hold(inputs: Inputs, given: Input) -> None:
+    def hold(inputs: InputQueue, given: Input) -> None:
         if not on_library_thread():
             held.set()
             assert go.wait(BOUND)
@@ -896,7 +895,7 @@ def test_a_call_on_a_thread_of_the_library_does_not_wait_for_one_that_has_yet_to
     manager = ConnectionManager(connection, retry=NEVER)
     ear = Ear(manager)
     with monkeypatch.context() as patch:
-        patch.setattr(Inputs, "_run_in_turn", hold)
+        patch.setattr(InputQueue, "_run_in_turn", hold)
         caller = Caller(manager.connect)
         assert held.wait(BOUND)
         try:
@@ -926,7 +925,7 @@ def test_what_a_thread_of_the_library_asks_for_is_not_lost_with_an_interrupted_c
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Inputs, "_run_in_turn", interrupted)
+        patch.setattr(InputQueue, "_run_in_turn", interrupted)
         with pytest.raises(KeyboardInterrupt):
             manager.disconnect()
     assert in_line(manager) == ["disconnect"]
@@ -940,7 +939,7 @@ def test_what_a_thread_of_the_library_asks_for_is_not_lost_with_an_interrupted_c
 @pytest.mark.parametrize("call", ["disconnect", "teardown"])
 def test_it_returns_as_soon_as_the_thread_has_ended(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only when the longest farewell is over: the thread says that it goes."""
-    monkeypatch.setattr(_inputs, "LONGEST_FAREWELL", 3 * BOUND)
+    monkeypatch.setattr(_inputs, "JOIN_TIMEOUT", 3 * BOUND)
     manager = ConnectionManager(Script(True), retry=NEVER)
     manager.connect()
     Caller(getattr(manager, call)).join()

@@ -27,7 +27,8 @@ from serial.rs485 import RS485Settings
 import cnxman
 from cnxman import serial as cnxman_serial
 from cnxman._line import posix as descriptor_line
-from cnxman._line.posix import DescriptorLine
+from cnxman._line.port import IncompleteWriteError
+from cnxman._line.posix import PosixLine
 from cnxman.basics import Connection, ConnectionException
 from cnxman.serial import SerialConnection, SerialListener
 from cnxman.testing import SimulatedDevice
@@ -44,6 +45,7 @@ from tests.kit.lines import (
     warnings_of,
 )
 from tests.kit.managers import Caller, all_join
+from tests.kit.probe import is_writing, port_of, waits_to_write
 
 Signals = SerialConnection.Signals
 STOP_WITHIN = 0.5
@@ -334,7 +336,7 @@ def test_two_connections_of_one_process_keep_each_other_out(connection: SerialCo
 
 
 def test_a_program_that_inherited_the_descriptor_keeps_nobody_out(connection: SerialConnection, pty: Pty) -> None:
-    number = connection._listener.serial.fileno()  # type: ignore[union-attr]
+    number = port_of(connection).fileno()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[number]) as program:
         connection.disconnect()
         second = SerialConnection(pty.path)
@@ -390,6 +392,8 @@ def test_a_connection_keeps_others_out_until_it_is_closed(pty: Pty, connection: 
 
 @pytest.mark.parametrize(("mode", "words"), [(0o600, "only its owner may"), (0o060, "usermod -a -G")])
 def test_a_forbidden_port_is_false_with_a_hint(pty: Pty, mode: int, words: str) -> None:
+    if os.geteuid() == 0:
+        os.chown(pty.device, -1, 20)
     os.chmod(pty.device, mode)
     if os.geteuid() != 0 and mode == 0o600:
         os.chmod(pty.device, 0)
@@ -432,10 +436,10 @@ class Held(SerialConnection):
         super().__init__(port)
         self.opening, self.go_on = threading.Event(), threading.Event()
 
-    def _open(self) -> serial.Serial:
+    def _open_port(self) -> serial.Serial:
         self.opening.set()
         assert self.go_on.wait(BOUND)
-        return super()._open()
+        return super()._open_port()
 
 
 def test_a_disconnect_while_the_port_is_being_opened_wins(pty: Pty) -> None:
@@ -462,7 +466,6 @@ def test_a_newer_attempt_overtakes_one_that_is_still_opening(pty: Pty) -> None:
         connection.opening.clear()
         newer = Caller(connection.try_connect)
         assert connection.opening.wait(BOUND)
-        connection._turn += 0  # both are in _open now, and go on together
         connection.go_on.set()
         results = [attempt.join(), newer.join()]
         assert results[0] is False, "the older one never wins"
@@ -959,7 +962,7 @@ def test_a_receiver_that_never_returns_on_another_kind_of_port_is_left_behind_to
     connection.subscribe(stuck.never_returns)
     with no_leak():
         assert connection.try_connect()
-        port = connection._listener.serial  # type: ignore[union-attr]
+        port = port_of(connection)
         connection.write(b"x")
         assert stuck.begun.wait(BOUND)
         connection.disconnect()
@@ -1103,7 +1106,7 @@ def test_a_second_writer_waits_while_the_first_makes_progress_and_gives_up_when_
     with no_leak():
         assert connection.try_connect()
         first = Caller(lambda: connection.write(bytes(1_000_000)))
-        wait_until(lambda: connection._listener.line._turn._turn.locked(), "the first has the turn")  # type: ignore[union-attr]
+        wait_until(lambda: is_writing(connection), "the first has the turn")
         second = Caller(lambda: connection.write(b"x"))
         for caller in (first, second):
             with pytest.raises(ConnectionException, match=r"took nothing for 0\.3 s"):
@@ -1117,7 +1120,7 @@ def test_a_second_writer_waits_for_as_long_as_the_first_makes_progress(pty: Pty)
     with no_leak():
         assert connection.try_connect()
         first = Caller(lambda: connection.write(bytes(size)))
-        wait_until(lambda: connection._listener.line._turn._turn.locked(), "the first has the turn")  # type: ignore[union-attr]
+        wait_until(lambda: is_writing(connection), "the first has the turn")
         began = time.monotonic()
         second = Caller(lambda: connection.write(b"second"))
         left = size
@@ -1135,7 +1138,7 @@ def test_a_second_writer_with_less_patience_gives_up_before_the_first(pty: Pty) 
     with no_leak():
         assert connection.try_connect()
         first = Caller(lambda: connection.write(bytes(1_000_000)))
-        wait_until(lambda: connection._listener.line._writers > 0, "the first waits for room")  # type: ignore[union-attr]
+        wait_until(lambda: waits_to_write(connection), "the first waits for room")
         connection.configure(write_timeout=0.1)
         with pytest.raises(ConnectionException, match=r"0 of 1 bytes were written.*took nothing for 0\.1 s"):
             connection.write(b"x")
@@ -1148,14 +1151,14 @@ def test_a_second_writer_with_less_patience_gives_up_before_the_first(pty: Pty) 
 def test_a_line_that_is_closed_between_two_parts_of_a_write_says_how_much_went_out(
     pty: Pty, connection: SerialConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = DescriptorLine._write_some
+    original = PosixLine._write_some
 
-    def write_and_stop(line: DescriptorLine, data: bytes, start: int) -> int:
+    def write_and_stop(line: PosixLine, data: bytes, start: int) -> int:
         written = original(line, data, start)
         line.stop()
         return written
 
-    monkeypatch.setattr(DescriptorLine, "_write_some", write_and_stop)
+    monkeypatch.setattr(PosixLine, "_write_some", write_and_stop)
     with pytest.raises(ConnectionException, match=r"([1-9]\d+) of 1000000 bytes were written.*closed meanwhile"):
         connection.write(bytes(1_000_000))
 
@@ -1163,7 +1166,7 @@ def test_a_line_that_is_closed_between_two_parts_of_a_write_says_how_much_went_o
 def test_a_line_that_takes_nothing_for_once_is_asked_again(
     pty: Pty, connection: SerialConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = connection._listener.serial.fileno()  # type: ignore[union-attr]
+    number = port_of(connection).fileno()
     original, answers = os.write, [0, BlockingIOError()]
 
     def write(fd: int, data: bytes) -> int:
@@ -1187,7 +1190,7 @@ def test_a_line_that_is_closed_at_that_very_moment_is_not_used(pty: Pty, url: st
         line = connection._line()
         connection.disconnect()
         for use in (lambda: line.use(lambda port: port.cts), lambda: line.write(b"x", 1)):
-            with pytest.raises((OSError, ConnectionException), match="closed meanwhile"):
+            with pytest.raises((OSError, IncompleteWriteError), match="closed meanwhile"):
                 use()
 
 
@@ -1197,7 +1200,7 @@ def test_a_break_on_another_kind_of_port_is_cut_short_too() -> None:
         assert connection.try_connect()
         connection.send_break(0.01)
         breaker = Caller(lambda: connection.send_break(BOUND))
-        wait_until(lambda: connection._listener.serial.break_condition, "the break has begun")  # type: ignore[union-attr]
+        wait_until(lambda: port_of(connection).break_condition, "the break has begun")
         connection.disconnect()
         with pytest.raises(ConnectionException):
             breaker.join()
@@ -1224,7 +1227,7 @@ def test_closing_gives_what_was_written_a_moment_to_go_out_and_then_drops_it(
 def test_a_port_that_has_nothing_to_read_after_all_is_waited_for_again(
     pty: Pty, connection: SerialConnection, hearer: Hearer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = connection._listener.serial.fileno()  # type: ignore[union-attr]
+    number = port_of(connection).fileno()
     original, surprises = os.read, [BlockingIOError()]
 
     def read(fd: int, size: int) -> bytes:
@@ -1249,7 +1252,7 @@ def test_without_eventfd_a_pipe_does(pty: Pty, monkeypatch: pytest.MonkeyPatch) 
             pty.send(b"x")
             hearer.wait_for(lambda: hearer.names[-1:] == ["data"])
             writer = Caller(lambda: connection.write(bytes(1_000_000)))
-            wait_until(lambda: connection._listener.line._writers > 0, "it waits for room")  # type: ignore[union-attr]
+            wait_until(lambda: waits_to_write(connection), "it waits for room")
             connection.disconnect()
             with pytest.raises(ConnectionException):
                 writer.join()
@@ -1260,11 +1263,11 @@ def test_without_termios_every_port_is_read_by_its_own_methods(pty: Pty, monkeyp
     """As on Windows."""
     monkeypatch.setitem(sys.modules, "termios", None)
     there = runpy.run_path(descriptor_line.__file__)
-    assert there["is_plain"](serial.serial_for_url(pty.path, do_not_open=True)) is False
+    assert there["has_descriptor"](serial.serial_for_url(pty.path, do_not_open=True)) is False
     monkeypatch.undo()
     monkeypatch.delattr(select, "poll")
     there = runpy.run_path(descriptor_line.__file__)
-    assert there["is_plain"](serial.serial_for_url(pty.path, do_not_open=True)) is False
+    assert there["has_descriptor"](serial.serial_for_url(pty.path, do_not_open=True)) is False
     monkeypatch.undo()
     monkeypatch.setattr(descriptor_line, "_POSIX", False)
     connection = SerialConnection(pty.path, exclusive=True)
@@ -1300,7 +1303,7 @@ def test_a_waiting_write_fails_at_once_on_disconnect(pty: Pty, write_timeout: fl
     with no_leak():
         assert connection.try_connect()
         writers = [Caller(lambda: connection.write(bytes(1_000_000))) for _ in range(2)]
-        wait_until(lambda: connection._listener.line._writers > 0, "one waits for room")  # type: ignore[union-attr]
+        wait_until(lambda: waits_to_write(connection), "one waits for room")
         began = time.monotonic()
         connection.disconnect()
         for writer in writers:
@@ -1341,7 +1344,7 @@ def test_closing_waits_until_every_writer_has_left_the_line(pty: Pty, monkeypatc
 
 def test_a_waiting_write_fails_at_once_on_a_pull(pty: Pty, connection: SerialConnection, hearer: Hearer) -> None:
     writer = Caller(lambda: connection.write(bytes(1_000_000)))
-    wait_until(lambda: connection._listener.line._writers > 0, "it waits for room")  # type: ignore[union-attr]
+    wait_until(lambda: waits_to_write(connection), "it waits for room")
     pty.pull()
     began = time.monotonic()
     with pytest.raises(ConnectionException, match="of 1000000 bytes were written"):
@@ -1352,7 +1355,7 @@ def test_a_waiting_write_fails_at_once_on_a_pull(pty: Pty, connection: SerialCon
 
 def test_a_write_is_not_sent_again_after_an_outage(pty: Pty, connection: SerialConnection, hearer: Hearer) -> None:
     writer = Caller(lambda: connection.write(b"old" * 100_000))
-    wait_until(lambda: connection._listener.line._writers > 0, "it waits for room")  # type: ignore[union-attr]
+    wait_until(lambda: waits_to_write(connection), "it waits for room")
     pty.pull()
     with pytest.raises(ConnectionException):
         writer.join()
@@ -1504,7 +1507,7 @@ def test_a_break_that_makes_no_sense_is_refused(
 ) -> None:
     """Before it begins: else nobody would end it."""
     assert connection.try_connect()
-    port = connection._listener.serial  # type: ignore[union-attr]
+    port = port_of(connection)
     with pytest.raises(kind, match=re.escape(f"not {duration!r}")):
         connection.send_break(duration)
     assert not port.break_condition
@@ -1563,7 +1566,7 @@ pty = line_kit.Pty()
 connection = line_kit.SerialConnection(pty.path)
 hearer = line_kit.Hearer(connection)
 assert connection.try_connect()
-number = connection._listener.serial.fileno()
+number = connection.current_opening.port.fileno()
 data = line_kit.pattern(200_000)
 pty_reader = __import__("threading").Thread(target=lambda: echo())
 def echo():

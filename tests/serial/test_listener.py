@@ -106,7 +106,7 @@ def test_it_opens_a_port_that_is_not_open(pty: Pty) -> None:
         listener = SerialListener(port)
         ear = Ear(listener)
         listener.start()
-        assert listener.ready.wait(BOUND)
+        assert listener._ready.wait(BOUND)
         assert port.is_open
         pty.send(b"x")
         ear.wait_for_data(b"x")
@@ -125,7 +125,7 @@ def test_a_port_that_cannot_be_opened_is_a_read_error(tmp_path: object) -> None:
     assert len(ear.errors) == 1
     assert ear.errors[0].errno == errno.ENOENT
     assert "there is no such port" in str(ear.errors[0])
-    assert listener.error is ear.errors[0]
+    assert listener._error is ear.errors[0]
 
 
 @pytest.mark.parametrize("is_open", [True, False])
@@ -296,7 +296,7 @@ def test_a_descriptor_that_became_somebody_elses_is_left_alone(pty: Pty, monkeyp
             listener = SerialListener(port)
             ear = Ear(listener)
             listener.start()
-            assert listener.ready.wait(BOUND)
+            assert listener._ready.wait(BOUND)
             port.close()
             reused = os.open(second.device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
             assert reused == number
@@ -447,7 +447,7 @@ def test_terminated_while_the_lost_port_is_closed_it_says_nothing(pty: Pty) -> N
         listener = SerialListener(Terminating(pty.path))
         ear = Ear(listener)
         listener.start()
-        assert listener.ready.wait(BOUND)
+        assert listener._ready.wait(BOUND)
         pty.pull()
         assert ended(listener)
     assert ear.order == []
@@ -459,7 +459,7 @@ def test_two_that_read_the_same_port_share_its_bytes_and_neither_calls_it_lost(p
         ears = [Ear(listener) for listener in listeners]
         for listener in listeners:
             listener.start()
-            assert listener.ready.wait(BOUND)
+            assert listener._ready.wait(BOUND)
         for _ in range(300):
             pty.send(b"12345")
         wait_until(lambda: sum(len(ear.data) for ear in ears) == 1500, "all has been read by one or the other")

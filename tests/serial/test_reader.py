@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnxman import ConnectionException, ConnectionManager, RetryPolicy, SerialConnection
-from cnxman._inbox import Inbox
-from cnxman._line.posix import DescriptorLine
-from cnxman._line.receive_buffer import Backlog
-from cnxman._line.url import CallLine
-from cnxman._reader import SerialReader
+from cnxman._line.posix import PosixLine
+from cnxman._line.receive_buffer import ReceiveBuffer
+from cnxman._line.url import UrlLine
 from cnxman.framing import FixedLength, Framer, Lines
+from cnxman.reading import ReceiveQueue, SerialReader
 from cnxman.testing import SimulatedDevice
+from tests.kit.probe import source_of, subscriptions
 
 AT_ONCE = RetryPolicy(0.01, 1, 0.01, 0)
 SOON = 5.0  # seconds that something may take which should be done in no time
@@ -61,8 +61,8 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def inbox_of(reader: SerialReader) -> Inbox:
-    return reader._inbox
+def inbox_of(reader: SerialReader) -> ReceiveQueue:
+    return reader._queue
 
 
 class Slow:
@@ -119,7 +119,7 @@ def test_a_timeout_tells_when_there_is_no_connection(serial_device: SimulatedDev
 def test_a_terminator_is_found_however_the_data_are_cut(parts: list[bytes]) -> None:
     with SerialConnection("loop://").reader() as reader:
         inbox = inbox_of(reader)
-        looked_for, _ = reader._up_to(b"<end>\n")
+        looked_for, _ = reader._terminator_ready(b"<end>\n")
         for part in (*filter(None, parts), b"<en", b"d>"):
             inbox._on_data(part)
             assert looked_for() == 0
@@ -256,7 +256,7 @@ def full_reader(device: SimulatedDevice, connection: SerialConnection, sent: byt
 def test_a_full_reader_holds_the_sender_off_and_loses_nothing(
     serial_device: SimulatedDevice, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnxman._inbox.LOOK_EVERY", 60)  # who makes room tells
+    monkeypatch.setattr("cnxman.reading.FULL_INTERVAL", 60)  # who makes room tells
     sent = bytes(range(256)) * 1000
     connection = SerialConnection(serial_device.port, buffer_size=8000)
     assert connection.try_connect()
@@ -268,7 +268,7 @@ def test_a_full_reader_holds_the_sender_off_and_loses_nothing(
     assert 1000 <= len(inbox_of(reader).data) < 1000 + 65536
     assert b"".join(reader.read(SOON) for _ in read_all(reader, len(sent))) == sent
     assert sending.get(timeout=SOON) is None
-    assert caplog.text.count("wait to be taken by a reader") == 1
+    assert caplog.text.count("wait for a reader") == 1
     reader.close()
     connection.teardown()
 
@@ -323,7 +323,7 @@ def test_a_full_reader_that_is_gone_holds_nobody_up(
     serial_device.send(b"y")  # now, at the latest, it leaves
     wait_until(lambda: heard.endswith(b"y") and not inbox.data)
     assert inbox.ended
-    assert len(connection.__dict__["_subscribed"]) == 1
+    assert subscriptions(connection) == 1
 
 
 def test_an_end_that_does_not_fit(serial_device: SimulatedDevice, connection: SerialConnection) -> None:
@@ -481,7 +481,7 @@ def test_a_line_that_is_lost_before_the_question(
     def pulled_out() -> bool:
         raise OSError(5, "Input/output error")  # what in_waiting raises then
 
-    monkeypatch.setattr(connection._listener, "is_caught_up", pulled_out)
+    monkeypatch.setattr(source_of(connection), "is_drained", pulled_out)
     with pytest.raises(ConnectionException, match="unplugged"):
         connection.query(b"*IDN?\n")
 
@@ -535,7 +535,7 @@ def test_much_that_came_before_does_not_fill_the_readers_own_store(serial_device
     serial_device.send(b"old\n" * 1_000, 30)  # all of it is with the kernel, or in the line's store of 2000 bytes
     assert slow.entered.wait(SOON)
     asking = in_thread(lambda: connection.query(b"?\n", timeout=SOON))
-    wait_until(lambda: len(connection.__dict__["_subscribed"]) == 4)
+    wait_until(lambda: subscriptions(connection) == 4)
     slow.go.set()
     serial_device.wait_received(b"?\n")
     serial_device.send(b"new\n")
@@ -546,30 +546,30 @@ def test_much_that_came_before_does_not_fill_the_readers_own_store(serial_device
 def test_when_all_that_came_was_told(serial_device: SimulatedDevice) -> None:
     with serial.Serial(serial_device.port, timeout=0) as port:
         serial_device.wait_opened()
-        source = Backlog(DescriptorLine(port, None), 1000)
-        assert source.is_caught_up()
+        source = ReceiveBuffer(PosixLine(port, None), 1000)
+        assert source.is_drained()
         serial_device.send(b"x")
-        wait_until(lambda: not source.is_caught_up())  # with the kernel
+        wait_until(lambda: not source.is_drained())  # with the kernel
         assert source.read() == b"x"
-        assert not source.is_caught_up()  # being told
-        source.delivered()
-        assert source.is_caught_up()
+        assert not source.is_drained()  # being told
+        source.end_delivery()
+        assert source.is_drained()
         source.end()
-        assert source.is_caught_up()
+        assert source.is_drained()
 
 
 def test_when_all_that_came_by_url_was_told() -> None:
     with serial.serial_for_url("loop://") as port:
-        source = CallLine(port, None)
-        assert source.is_caught_up()
+        source = UrlLine(port, None)
+        assert source.is_drained()
         source.write(b"x", None)
-        assert not source.is_caught_up()
+        assert not source.is_drained()
         assert source.read() == b"x"
-        assert not source.is_caught_up()
-        source.delivered()
-        assert source.is_caught_up()
+        assert not source.is_drained()
+        source.end_delivery()
+        assert source.is_drained()
         source.end()
-        assert source.is_caught_up()
+        assert source.is_drained()
 
 
 def test_a_query_on_a_port_by_url() -> None:

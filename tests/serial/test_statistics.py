@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import serial
 
-from cnxman._line import statistics as _line_statistics
-from cnxman._line.statistics import DriverCounts, driver_counts
+from cnxman._line import driver_counts as _line_statistics
+from cnxman._line.driver_counts import DriverCounts, driver_counts
 from cnxman.basics import ConnectionException, ConnectionManager
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
 from tests.kit.lines import BOUND, Hearer, Pty, pattern, wait_until
 from tests.kit.managers import Caller
+from tests.kit.probe import line_of
 
 AT_ONCE = RetryPolicy(0.001, 1, 0.001, 0)
 
@@ -254,7 +255,7 @@ def test_the_drivers_counters_are_given_under_their_names(pty: Pty, monkeypatch:
 
     connection = SerialConnection(pty.path)
     assert connection.try_connect()
-    line = connection._listener.line  # type: ignore[union-attr]
+    line = line_of(connection)
     with monkeypatch.context() as patch:
         patch.setattr(_line_statistics.fcntl, "ioctl", ioctl)
         found = connection.statistics.driver

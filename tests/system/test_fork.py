@@ -64,7 +64,7 @@ connection.subscribe(lambda data: (stalled.set(), go_on.wait(10)))
 assert connection.try_connect()
 pty.send(b"!")
 assert stalled.wait(10)
-line_kit.wait_until(lambda: any("stand-in" in name for name in line_kit.library_threads()), "a stand-in reads")
+line_kit.wait_until(lambda: any("overflow reader" in name for name in line_kit.library_threads()), "a stand-in reads")
 second = line_kit.Pty()
 
 def own_line():
@@ -124,7 +124,7 @@ far = SerialConnection("socket://127.0.0.1:%d" % server.getsockname()[1])
 heard = line_kit.Hearer(far)
 assert far.try_connect()
 client, _ = server.accept()
-line = connection.try_connect() and connection._listener
+line = connection.try_connect() and connection.current_opening
 connection.disconnect()
 number = os.open("/dev/null", os.O_RDONLY)  # which has the number of the closed line's descriptor now, or another's
 found, end = in_child(lambda: {"write": write(far), "mine": os.fstat(number).st_rdev > 0})
@@ -150,9 +150,9 @@ CLOSED_BY_ITS_OWNER = (
     PREAMBLE
     + """
 import serial
-from cnxman._line.posix import DescriptorLine
+from cnxman._line.posix import PosixLine
 port = serial.Serial(pty.path)
-line = DescriptorLine(port, None)  # and nobody has noticed yet that its owner has closed it
+line = PosixLine(port, None)  # and nobody has noticed yet that its owner has closed it
 port.close()
 found, end = in_child(lambda: {"open": line.is_open, "held": links().count(pty.device)})
 end()
@@ -321,10 +321,10 @@ import serial
 port, other = serial.serial_for_url(sys.argv[1] + pty.path), serial.Serial(line_kit.Pty().path)
 listener, never = SerialListener(port), SerialListener(other)
 listener.start()
-assert listener.ready.wait(10)
+assert listener._ready.wait(10)
 
 def use():
-    listening = [listener.is_listening, listener.line.is_open]
+    listening = [listener.is_listening, listener._line.is_open]
     found = {"held": links().count(pty.device), "open": port.is_open, "listening": listening}
     listener.terminate()
     listener.join()
@@ -532,7 +532,7 @@ ORDERLY_END = (
     + """
 import serial.rfc2217, socket
 warnings.simplefilter("ignore", ResourceWarning)  # what the child leaves to its end is the test's own
-from cnxman._line.port import leave_port
+from cnxman._line.port import abandon_port
 from cnxman import _fork, ports
 server = socket.create_server(("127.0.0.1", 0))
 far = SerialConnection("socket://127.0.0.1:%d" % server.getsockname()[1])
@@ -543,7 +543,7 @@ client, _ = server.accept()
 telnet = serial.rfc2217.Serial()  # as it is when it is open
 mine, telnet._socket = socket.socketpair()
 telnet.is_open = True
-_fork.in_child(telnet, leave_port)
+_fork.after_in_child(telnet, abandon_port)
 told_r, told_w = os.pipe()
 pid = os.fork()
 if pid == 0:
@@ -642,18 +642,18 @@ class Lets:
     "It lets go of something in the child."
     def __init__(self):
         self.other = Gone()
-        _fork.in_child(self, Lets.leave)
-        _fork.in_child(self.other, Gone.leave)
+        _fork.after_in_child(self, Lets.leave)
+        _fork.after_in_child(self.other, Gone.leave)
     def leave(self):
         del self.other
 
 bad, gone, lets = Bad(), Gone(), Lets()
-known = len(_fork._known)
-_fork.in_child(bad, Bad.leave)
-_fork.in_child(gone, Gone.leave)
+known = len(_fork._registered)
+_fork.after_in_child(bad, Bad.leave)
+_fork.after_in_child(gone, Gone.leave)
 del gone
 gc.collect()
-assert len(_fork._known) == known + 1
+assert len(_fork._registered) == known + 1
 assert connection.try_connect()
 found, end = in_child(lambda: [write(connection), links().count(pty.device), lines])
 end()
@@ -677,8 +677,8 @@ def test_where_nothing_forks_nothing_is_asked_of_python(monkeypatch: pytest.Monk
     """As on Windows."""
     monkeypatch.delattr(os, "register_at_fork")
     there = runpy.run_path(_fork.__file__)
-    there["in_child"](monkeypatch, lambda _: None)
-    with there["held_off"]():
+    there["after_in_child"](monkeypatch, lambda _: None)
+    with there["no_fork"]():
         pass
 
 

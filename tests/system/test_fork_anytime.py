@@ -45,7 +45,6 @@ def use():
     manager.disconnect()
     manager.teardown()
     connection.teardown()
-    reader.close()
     return found | {"then": manager.state, "threads": line_kit.library_threads()}
 
 found, end = in_child(use)
@@ -135,26 +134,20 @@ alone_port = line_kit.Pty()
 import serial
 alone = SerialListener(serial.Serial(alone_port.path))
 alone.start()
-assert alone.ready.wait(10)
+assert alone._ready.wait(10)
 manager.connect()
-adapter = SerialConnection("usb://1234:5678")
-reader, idle_reader = connection.reader(), idle.reader()
-listener = connection._listener
+listener = connection.current_opening.listener
 locks = {
-    "connection": connection._lock, "asking": connection._asking, "counting": connection._counting,
-    "looking": adapter._presence._lock, "listener": listener._lock, "line": listener.line.lock,
-    "writing": listener.line._turn._turn, "inputs": manager._inputs.lock, "change": manager._change,
-    "inbox": reader._inbox.change, "lookout": _backlog._lookout_lock, "idle": idle._lock,
-    "idle, asking": idle._asking, "idle, counting": idle._counting, "idle inputs": idle_manager._inputs.lock,
-    "idle, change": idle_manager._change, "idle inbox": idle_reader._inbox.change,
-    "alone": alone._lock, "alone, ending": alone.ending._cond, "alone, line": alone.line.lock,
+    "connection": connection._lock, "query": connection._query_lock, "counters": connection._counters_lock,
+    "listener": listener._lock, "line": listener._line.lock, "write": listener._line._write_lock._lock,
+    "inputs": manager._inputs.lock, "watchdog": _backlog._watchdog_lock, "idle inputs": idle_manager._inputs.lock,
+    "alone, line": alone._line.lock,
 }
 
 def use():
     manager.wait_until_connected()
-    manager.statistics, connection.statistics, manager.is_connected, adapter.presence()
-    told = [said(manager.connect), write(connection), said(lambda: connection.query(b"?")), said(reader.read)]
-    reader.close()
+    manager.statistics, connection.statistics, manager.is_connected
+    told = [said(manager.connect), write(connection), said(lambda: connection.query(b"?"))]
     manager.teardown()
     connection.teardown()
     alone.terminate()
@@ -162,7 +155,6 @@ def use():
     idle_manager.connect()
     idle_manager.wait_until_connected(10)
     idle.write(b"x")
-    idle_reader.close()
     idle_manager.teardown()
     return [repr(connection) in text and "belongs to the process" in text for text in told]
 
@@ -193,8 +185,8 @@ print(json.dumps(found))
 
 def test_locks_that_other_threads_held_at_the_fork_hold_up_nobody_in_the_child() -> None:
     found = run_script(LOCKS)
-    assert len(found) == 20
-    assert {name: told for name, told in found.items() if told != [True] * 4} == {}
+    assert len(found) == 10
+    assert {name: told for name, told in found.items() if told != [True] * 3} == {}
 
 
 # -- ports that are just being opened or closed ---------------------------------------------------------------
@@ -215,8 +207,7 @@ def slow(*arguments, **named):
 thread = threading.Thread(target=connection.try_connect if how == "open" else connection.disconnect)
 if how == "close":
     assert connection.try_connect()
-    line = connection._listener
-    on.append(line)
+    on.append(connection.current_opening.listener)
 else:
     on.append(thread)
 setattr(os, how, slow)
@@ -246,7 +237,7 @@ DRAINING = (
 assert connection.try_connect()
 writer = threading.Thread(target=lambda: said(lambda: connection.write(bytes(1_000_000))))
 writer.start()
-line = connection._listener.line
+line = line_of(connection)
 line_kit.wait_until(lambda: line._writers > 0, "the line is full")
 closing = threading.Thread(target=connection.disconnect)
 closing.start()
@@ -272,7 +263,7 @@ from cnxman import _fork
 stuck, free = threading.Event(), threading.Event()
 
 def never():
-    with _fork.held_off():
+    with _fork.no_fork():
         stuck.set()
         free.wait(30)
 
@@ -280,16 +271,16 @@ thread = threading.Thread(target=never)
 thread.start()
 assert stuck.wait(10)
 began = time.monotonic()
-found, end = in_child(lambda: {"there": len(_fork._openers)})
+found, end = in_child(lambda: {"there": len(_fork._guarded)})
 found["other"] = _fork.LONGEST_WAIT <= time.monotonic() - began < _fork.LONGEST_WAIT + 4
 free.set()
 thread.join()
 end()
 began = time.monotonic()
-with _fork.held_off():
-    inside, end = in_child(lambda: {"there": len(_fork._openers)})
+with _fork.no_fork():
+    inside, end = in_child(lambda: {"there": len(_fork._guarded)})
     end()
-found |= {"itself": inside, "at once": time.monotonic() - began < _fork.LONGEST_WAIT, "left": _fork._openers}
+found |= {"itself": inside, "at once": time.monotonic() - began < _fork.LONGEST_WAIT, "left": _fork._guarded}
 pty.close()
 print(json.dumps(found))
 """

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from serial.tools.list_ports_common import ListPortInfo
 
 from cnxman import ports
-from cnxman._printable import printable
 from cnxman.cli import portlist
+from cnxman.logging import printable
 from cnxman.serial import SerialConnection
 from tests.kit.lines import BOUND, Pty, run_script
 

@@ -24,6 +24,7 @@ from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
 from cnxman.testing import SimulatedDevice
 from tests.kit.managers import BOUND, Caller, Ear, all_join, in_line, wait_until, worker_of
+from tests.kit.probe import managers_listening
 
 ROUNDS = int(os.environ.get("CNXMAN_ROUNDS", "15"))
 Result = TypeVar("Result")
@@ -194,5 +195,5 @@ def test_both_at_once(pair: tuple[str, str]) -> None:
         forget_frames(line.last_error)
         forget_frames(line.statistics.last_error)
         gc.collect()
-        assert not line.__dict__["_listening"], "a manager that is gone still listens"
+        assert not managers_listening(line), "a manager that is gone still listens"
         assert id(line) not in dispatcher.connections

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from cnxman._manager import clock as _clock
-from cnxman._threads import LibraryThread
 from cnxman.basics import ConnectionManager
 from cnxman.retry import RetryPolicy
 from cnxman.testing import ManualClock as PublicClock
 from cnxman.testing import manual_clock as _manual_clock
 from cnxman.testing.manual_clock import ManualClock
 from tests.kit.managers import BOUND, NEVER, Caller, Ear, Gate, Script
+from tests.kit.threads import OnLibraryThread
 
 FIXED = RetryPolicy(5, 1, 5, 0)
 
@@ -151,13 +151,7 @@ def test_it_cannot_be_advanced_from_a_receiver_on_the_managers_thread(clock: Man
         except RuntimeError as error:
             raised.append(str(error))
 
-    class Receiver(LibraryThread):
-        def run(self) -> None:
-            advance()
-
-    thread = Receiver("a listener")
-    thread.start()
-    thread.join(BOUND)
+    OnLibraryThread(advance).join(BOUND)
     assert raised == ["the clock cannot be advanced from a receiver on one of the library's threads"]
 
 

@@ -1,12 +1,9 @@
-"""What happened on a serial line, in numbers; also those that the driver has."""
+"""The counters of a serial port's driver."""
 
 import struct
 from dataclasses import dataclass
 
 import serial
-
-from cnxman._connection import ConnectionException
-from cnxman._manager.statistics import Tally
 
 try:
     import fcntl
@@ -50,22 +47,3 @@ def driver_counts(port: serial.Serial) -> DriverCounts | None:
     except (TypeError, ValueError):  # it was just being closed
         return None
     return DriverCounts(*_COUNTERS.unpack(answer)[4:])
-
-
-@dataclass
-class SerialStatistics(Tally):
-    """A snapshot of what happened on a `SerialConnection` since it was made. Times are `time.time()`'s, in seconds."""
-
-    bytes_in: int = 0
-    bytes_out: int = 0
-    chunks: int = 0
-    """How often receivers were told data."""
-    connects: int = 0
-    losses: int = 0
-    failed_attempts: int = 0
-    last_error: ConnectionException | None = None
-    last_error_at: float | None = None
-    up_since: float | None = None
-    """When the line that is open was opened; None if there is none."""
-    driver: DriverCounts | None = None
-    """The driver's counters for the line that is open, where it has any."""

@@ -85,7 +85,7 @@ class Readable(Protocol):
         """Whether all data that has come by now was delivered."""
 
     def check_may_wait(self) -> None:
-        """Raise a RuntimeError on the thread that delivers the data."""
+        """Raise an exception where no data could come, as on the thread that delivers them."""
 
 
 class ReceiveQueue:

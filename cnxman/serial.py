@@ -407,9 +407,9 @@ class SerialConnection(Connection):
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data must be bytes, not {data!r}")
-        message, written = bytes(data), 0
+        line, message, written = self._line(), bytes(data), 0
         try:
-            written = self._line().write(message, self._settings["write_timeout"])
+            written = line.write(message, self._settings["write_timeout"])
         except IncompleteWriteError as failed:
             written, cause = failed.written, failed.cause
             failure = _failure(errors.write_message, self._port, cause, written, len(message))
@@ -539,7 +539,10 @@ class SerialConnection(Connection):
 
         Raises:
             RuntimeError: on the thread that delivers them, so in a receiver.
+            ConnectionException: in a forked child of the process that has opened the port.
         """
+        if self._is_inherited:
+            raise self._inherited_error()
         if self._opening_here() is not None:
             raise RuntimeError(
                 f"a receiver on the listener thread of {self._port} can't wait for its data, which come on that"

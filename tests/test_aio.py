@@ -727,16 +727,18 @@ def stuck(line: AsyncManager) -> bool:
 def test_a_consumer_that_is_gone_holds_nobody_up(
     serial_device: SimulatedDevice, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def consume(line: AsyncManager, go_on: asyncio.Event) -> None:
+    async def consume(line: AsyncManager, took_one: asyncio.Event, go_on: asyncio.Event) -> None:
         async for _ in line.data():
+            took_one.set()
             await go_on.wait()
             if how == "raises":
                 raise ZeroDivisionError
             break
 
-    async def close(line: AsyncManager, go_on: asyncio.Event) -> None:
+    async def close(line: AsyncManager, took_one: asyncio.Event, go_on: asyncio.Event) -> None:
         async with aclosing(line.data()) as chunks:
             await anext(chunks)
+            took_one.set()
             await go_on.wait()
         assert aiter(chunks) is chunks  # closed, but kept
 
@@ -745,10 +747,10 @@ def test_a_consumer_that_is_gone_holds_nobody_up(
         async with kept_up(serial_device, buffer_size=1000) as line:
             await opened(serial_device)
             line._line().subscribe(lambda data: heard.extend(data))
-            go_on = asyncio.Event()
-            gone = asyncio.create_task((close if how == "closes" else consume)(line, go_on))
-            await asyncio.sleep(0.01)
+            took_one, go_on = asyncio.Event(), asyncio.Event()
+            gone = asyncio.create_task((close if how == "closes" else consume)(line, took_one, go_on))
             serial_device.send(b"x")
+            await soon(took_one.wait())  # otherwise it may take all that comes at once, and nobody waits for it
             await until(lambda: heard == b"x")
             sending = asyncio.create_task(asyncio.to_thread(serial_device.send, b"x" * 50_000))
             await until(lambda: stuck(line))

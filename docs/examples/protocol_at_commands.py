@@ -1,6 +1,7 @@
 """pyserial's example of an AT command protocol, over a line that stays up.
 
-`ATProtocol` is as it stands in pyserial. Run it as it is: the modem is simulated.
+`ATProtocol` is as it stands in pyserial. Run it as it is: the modem is simulated. Two threads print here, so each line is
+printed by one call (`print` with several words makes several, and two lines may mix).
 
 https://en.wikipedia.org/wiki/Hayes_command_set
 http://www.itu.int/rec/T-REC-V.250-200307-I/en
@@ -98,9 +99,18 @@ class ATProtocol(serial.threaded.LineReader):
 
 # test
 if __name__ == '__main__':
+    import sys
+
     from cnxman import ConnectionManager, RetryPolicy, SerialConnection
     from cnxman.protocols import attach
     from cnxman.testing import SimulatedDevice
+
+    def say(what, *words):
+        sys.stdout.write(' '.join([what, *map(str, words)]) + '\n')
+
+    class Modem(ATProtocol):
+        def handle_event(self, event):
+            say('event received:', event)
 
     answers = {
         b'ATZ\r\n': b'OK\r\n',
@@ -110,11 +120,11 @@ if __name__ == '__main__':
     with SimulatedDevice(answers) as device:
         ser = SerialConnection(device.port, baudrate=115200)
         manager = ConnectionManager(ser, retry=RetryPolicy(0.1))
-        with manager, attach(manager, ATProtocol) as modem:
-            print('reset:', modem.command('ATZ'))
-            print('identity:', modem.command('ATI'))
-            print('signal:', modem.command('AT+CSQ'))
+        with manager, attach(manager, Modem) as modem:
+            say('reset:', modem.command('ATZ'))
+            say('identity:', modem.command('ATI'))
+            say('signal:', modem.command('AT+CSQ'))
             try:
                 modem.command('AT+NONSENSE', timeout=0.2)
             except ATException as error:
-                print(error)
+                say(str(error))

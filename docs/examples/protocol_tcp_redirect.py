@@ -1,6 +1,8 @@
 """pyserial's TCP/IP to serial bridge, over a line that comes back after an outage, which ends neither bridge nor client.
 
-What opens the port (from "connect to serial port" on) is changed, and nothing else. Try it with a port and netcat:
+What a client sends during an outage is lost, as on any serial line with nothing at its other end; the bridge says so on
+stderr. What opens the port (from "connect to serial port" on), and what happens when a write fails, is changed, and
+nothing else. Try it with a port and netcat:
 
     python protocol_tcp_redirect.py /dev/ttyUSB0 115200 -P 7777
 """
@@ -205,7 +207,10 @@ it waits for the next connect.
                         data = client_socket.recv(1024)
                         if not data:
                             break
-                        ser.write(data)                 # get a bunch of bytes and send them
+                        try:
+                            ser.write(data)             # get a bunch of bytes and send them
+                        except serial.SerialException as msg:  # the device is out, the client stays
+                            sys.stderr.write('LOST: {}\n'.format(msg))
                     except socket.error as msg:
                         if args.develop:
                             raise

@@ -116,11 +116,15 @@ def test_the_bridge_goes_on_through_an_outage(serial_device: SimulatedDevice) ->
         try:
             serial_device.wait_opened(PATIENCE)
             with called(number) as client:
-                both_ways(client, serial_device, b"before")
+                to_device(client, serial_device, b"before")
+                to_client(serial_device, client, b"before")
                 serial_device.unplug()
+                client.sendall(b"lost")
+                wait_for_line(bridge, "LOST: ")
                 serial_device.plug()
-                serial_device.wait_opened()
-                both_ways(client, serial_device, b"after it")
+                serial_device.wait_opened(PATIENCE)
+                to_client(serial_device, client, b"after it")  # first: it shows that the bridge has the port again
+                to_device(client, serial_device, b"after it")
             bridge.send_signal(signal.SIGINT)
             _, errors = bridge.communicate(timeout=PATIENCE)
         finally:
@@ -140,9 +144,21 @@ def called(number: int) -> socket.socket:
             time.sleep(0.02)
 
 
-def both_ways(client: socket.socket, device: SimulatedDevice, data: bytes) -> None:
+def wait_for_line(process: "subprocess.Popen[str]", beginning: str) -> None:
+    """Read stderr until there is such a line. The test's time-out is its bound."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(beginning):
+            return
+    raise AssertionError(f"it ended without {beginning!r}")
+
+
+def to_device(client: socket.socket, device: SimulatedDevice, data: bytes) -> None:
     client.sendall(data)
-    assert device.receive(len(data)) == data
+    assert device.receive(len(data), timeout=PATIENCE) == data
+
+
+def to_client(device: SimulatedDevice, client: socket.socket, data: bytes) -> None:
     device.send(data)
     received = b""
     while len(received) < len(data):

@@ -385,6 +385,33 @@ def test_close(kind: str, orders: faulty_port.Orders, caplog: pytest.LogCaptureF
     assert hearer.names == ["opened", "closed"] * 2 + ["alarm", "opened", "closed"]
 
 
+def test_port_whose_close_failed_is_not_closed_again(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be somebody else's by the time that its destructor runs."""
+    real_close, failed = os.close, []
+
+    def close(number: int) -> None:
+        is_port = os.isatty(number) and not failed
+        real_close(number)
+        if is_port:
+            failed.append(number)
+            raise OSError(errno.EIO, "Input/output error")
+
+    connection = SerialConnection(pty.path)
+    with no_leak():
+        assert connection.try_connect()
+        monkeypatch.setattr(os, "close", close)
+        connection.disconnect()
+        monkeypatch.undo()
+        somebody_elses = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(somebody_elses, failed[0])
+        del connection
+        gc.collect()
+        os.fstat(failed[0])
+        os.close(failed[0])
+        if somebody_elses != failed[0]:
+            os.close(somebody_elses)
+
+
 # -- wait -------------------------------------------------------------------------------------------------
 
 

@@ -159,6 +159,8 @@ def close_port(port: serial.Serial) -> None:
             port.close()
     except Exception as error:
         _logger.debug("closing %s raised", port.port, exc_info=error)
+        if isinstance(getattr(port, "_thread", None), threading.Thread):
+            setattr(port, "_thread", None)  # noqa: B010 (rfc2217's; of an opening that failed half way: never started)
         # Else its destructor closes the descriptor's number once more, which may be another file's by then.
         port.is_open = False
     if isinstance(network, socket.socket):

@@ -15,7 +15,8 @@ after it.
 `ManualClock` makes long outages short: the waits of a manager's recovery go by it instead of the system's clock.
 
 The port is a pseudo-terminal, so it is there on Linux and the like, not on Windows, where this module does
-import. It has no modem lines, carries no break, and works at whatever baud rate and parity the host sets.
+import. It has no modem lines, carries no break, and works at whatever baud rate, parity and size the host sets; bytes
+stay whole. (With parity or 7 bits, a host that sets the same again within a few milliseconds may be refused: EINVAL.)
 """
 
 from cnxman.testing.device import SimulatedDevice

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import select
 import shutil
 import struct
+import sys
 import tempfile
 
 from cnxman import _fork
@@ -26,20 +28,31 @@ _QUIET = 5  # milliseconds without anything to read, after which a host has read
 # What a read from the master of a pty in packet mode begins with: see tty_ioctl(4).
 _PACKET_DATA = 0
 _PACKET_FLUSHREAD = 1
+_PACKET_IOCTL = 64
+
+_EXTPROC = 0o200000 if sys.platform == "linux" else 0
+"""Linux's flag that makes packet mode tell of changed settings, too. The termios module doesn't know it. In raw mode it
+does nothing else."""
 
 
 class PseudoTerminal:
     """One plugging-in of the device: a pty in raw mode, of which only the master stays open here.
 
     While the slave was open here too, nobody would see a host close it: so it is opened for moments only. The
-    pty is in packet mode, which tells when a host discards its old input.
+    pty is in packet mode, which tells when a host discards its old input, and when it changes a setting.
+
+    A pty has neither parity nor 7 bits. glibc's tcsetattr takes that for a failure (EINVAL) if nothing else has
+    changed by the time it returns, so at the second opening with the same settings. Hence a flag without a meaning in
+    raw mode is set again whenever a host, which wants a raw line, has cleared it; each time another one than before.
     """
 
     def __init__(self) -> None:
+        self._flags = itertools.cycle((termios.ECHOK, termios.ECHOE))
         self.master, slave = os.openpty()
         try:
             self.path = os.ttyname(slave)
             tty.setraw(slave, termios.TCSANOW)
+            self._have_settings_told(slave)
             fcntl.ioctl(self.master, termios.TIOCPKT, struct.pack("i", 1))
             os.set_blocking(self.master, False)
         except BaseException:
@@ -56,6 +69,19 @@ class PseudoTerminal:
         events = poll.poll(0)
         return events[0][1] if events else 0
 
+    @staticmethod
+    def _have_settings_told(slave: int) -> None:
+        settings = termios.tcgetattr(slave)
+        settings[3] |= _EXTPROC
+        termios.tcsetattr(slave, termios.TCSANOW, settings)
+
+    def _let_settings_change(self) -> None:
+        """See to it that the host's next change of settings changes something."""
+        settings = termios.tcgetattr(self.master)
+        if not settings[3] & (termios.ECHOK | termios.ECHOE):  # else it was this that was told of
+            settings[3] |= next(self._flags)
+            termios.tcsetattr(self.master, termios.TCSANOW, settings)
+
     def read(self, limit: int) -> tuple[bytes, bool]:
         """Return what the host wrote, `limit` bytes at most, and whether it discarded its input."""
         try:
@@ -67,6 +93,8 @@ class PseudoTerminal:
             return b"", False
         if packet[0] == _PACKET_DATA:
             return packet[1:], False
+        if packet[0] & _PACKET_IOCTL:
+            self._let_settings_change()
         return b"", bool(packet[0] & _PACKET_FLUSHREAD)
 
     def write(self, data: bytes) -> int:

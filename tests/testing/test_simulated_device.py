@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import pytest
 import serial
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 import cnxman.testing.device
 import cnxman.testing.line
 import cnxman.testing.pty
+from cnxman import ConnectionManager, RetryPolicy, SerialConnection
 from cnxman.testing import SimulatedDevice
 from cnxman.testing.answers import Requests
 from cnxman.testing.line import SETTLE
@@ -92,6 +94,42 @@ def test_data_goes_both_ways_with_pyserial(device: SimulatedDevice) -> None:
         assert host.read(18) == b"to the host\r\n\x00\xff\x03\x11\x13"
         host.write(b"to the device\r\n\x00\xff\x03\x11\x13")
         assert device.receive(20) == b"to the device\r\n\x00\xff\x03\x11\x13"
+
+
+ODD_SETTINGS = [{"parity": "E"}, {"bytesize": 7}, {"parity": "O", "bytesize": 7, "stopbits": 2}]
+
+
+@pytest.mark.parametrize("odd", ODD_SETTINGS, ids=str)
+def test_reopens_with_parity_or_7_bits(device: SimulatedDevice, odd: dict[str, Any]) -> None:
+    """glibc refuses what a pty can't do, if nothing else changes."""
+    for _ in range(5):
+        with serial.Serial(device.port, 9600, timeout=5, **odd) as host:
+            device.wait_opened()
+            device.send(b"some")
+            assert host.read(4) == b"some"
+
+
+@pytest.mark.parametrize("odd", ODD_SETTINGS, ids=str)
+def test_settings_change_with_parity_or_7_bits(device: SimulatedDevice, odd: dict[str, Any]) -> None:
+    with serial.Serial(device.port, 9600, **odd) as host:
+        device.wait_opened()
+        for number in range(5):
+            host.timeout = 1 + number  # pyserial sets everything anew
+            host.write(b"x")
+            assert device.receive(1) == b"x"
+
+
+def test_a_7e1_line_comes_back_after_an_outage(device: SimulatedDevice) -> None:
+    connection = SerialConnection(device.port, 300, bytesize=7, parity="E")
+    heard: Queue[bytes] = Queue()
+    connection.subscribe(lambda data: heard.put(data))
+    with ConnectionManager(connection, retry=RetryPolicy(0.01, 1, 0.01, 0)):
+        for number in range(3):
+            device.wait_opened()
+            device.send(b"%d" % number)
+            assert heard.get(timeout=5) == b"%d" % number
+            device.unplug()
+            device.plug()
 
 
 def test_data_goes_both_ways_with_a_raw_descriptor(device: SimulatedDevice) -> None:

@@ -3,6 +3,7 @@
 Importing this module teaches pyserial the scheme `usb://`.
 """
 
+import contextlib
 import errno
 import glob
 import os
@@ -23,15 +24,18 @@ from serial.tools.list_ports_common import ListPortInfo
 
 from cnxman.logging import printable
 
+_SysFS: Callable[[str], ListPortInfo] | None = None
 if sys.platform == "linux":
-    from serial.tools.list_ports_linux import SysFS as _SysFS
-else:
-    _SysFS = None
+    with contextlib.suppress(ImportError):  # what stands in for pyserial may lack it
+        from serial.tools.list_ports_linux import SysFS as _SysFS
 
 _USB_NODES = ("/dev/ttyUSB*", "/dev/ttyACM*", "/dev/ttyXRUSB*")
 """What pyserial's `comports` knows as nodes of USB adapters on Linux."""
 
-serial.protocol_handler_packages.append("cnxman._urlhandlers")
+_handler_packages: list[str] = getattr(serial, "protocol_handler_packages", [])
+"""Where pyserial looks for schemes. What stands in for pyserial may have schemes of its own, and no such list."""
+
+_handler_packages.append("cnxman._urlhandlers")
 
 _UNSETTLED = 0.05
 """A folder's time stamp is coarse (a tick of the kernel's, 1 to 10 ms): a younger one, in seconds, is not relied on."""
@@ -91,7 +95,7 @@ def _names_a_socket(port: str) -> bool:
 def _is_known(scheme: str) -> bool:
     if not scheme.isidentifier():
         return False
-    for package in serial.protocol_handler_packages:
+    for package in _handler_packages:
         try:
             import_module(f"{package}.protocol_{scheme}")
         except ImportError:
@@ -116,7 +120,8 @@ def _usb_ports() -> list[ListPortInfo]:
     """Those of `available()` that may be USB adapters: on Linux without the 25 ms for everything else."""
     if _SysFS is None:
         return available()
-    return _survivors(lambda: [_SysFS(node) for pattern in _USB_NODES for node in glob.glob(pattern)])
+    sysfs = _SysFS
+    return _survivors(lambda: [sysfs(node) for pattern in _USB_NODES for node in glob.glob(pattern)])
 
 
 def _survivors(look: Callable[[], Iterable[ListPortInfo]]) -> list[ListPortInfo]:

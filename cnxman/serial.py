@@ -18,10 +18,9 @@ import warnings
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Protocol, TypeVar, Unpack
 
 import serial as pyserial
-from serial.rs485 import RS485Settings
 
 from cnxman import _fork, ports, signals
 from cnxman._line import errors
@@ -36,6 +35,9 @@ from cnxman.basics import Connection, ConnectionException, ManagerStatistics, fi
 from cnxman.framing import Framer, check_framer
 from cnxman.logging import RepeatFilter, loggable_class
 from cnxman.reading import SerialReader, StreamSignals, Until
+
+if TYPE_CHECKING:  # what stands in for pyserial may lack it
+    from serial.rs485 import RS485Settings
 
 __all__ = ["DriverCounts", "SerialConnection", "SerialListener", "SerialStatistics"]
 
@@ -273,7 +275,7 @@ class SerialConnection(Connection):
         exclusive: bool | None = True,
         dtr: bool | None = None,
         rts: bool | None = None,
-        rs485_mode: RS485Settings | None = None,
+        rs485_mode: "RS485Settings | None" = None,
         buffer_size: int = BUFFER_SIZE,
         idle_timeout: float | None = None,
         schemes: Collection[str] | None = None,

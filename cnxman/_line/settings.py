@@ -1,12 +1,14 @@
 """A serial port's settings: checked before anything is opened, and applied to an open port."""
 
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import serial
-from serial.rs485 import RS485Settings
 
 from cnxman import ports
 from cnxman._line.port import READ_SLICE
+
+if TYPE_CHECKING:  # what stands in for pyserial may lack it
+    from serial.rs485 import RS485Settings
 
 LONGEST = 2_000_000
 """The longest time-out, in seconds: 23 days. What waits for a line takes milliseconds, in 32 bits."""
@@ -39,7 +41,10 @@ def check_settings(settings: Settings) -> None:
     Raises:
         ValueError: for a value that pyserial refuses.
         TypeError: for a name that is none of `Settings`.
+        ImportError: if what is installed is no pyserial.
     """
+    if not hasattr(serial, "SerialBase"):
+        raise ImportError(f"a SerialConnection needs pyserial, and the module serial is another one: {serial.__file__}")
     for name in settings:
         if name not in Settings.__annotations__:
             raise TypeError(f"{name!r} is no setting; there are {', '.join(Settings.__annotations__)}")
@@ -106,7 +111,7 @@ def make_port(
     settings: Settings,
     exclusive: bool | None,
     lines: dict[str, bool | None],
-    rs485: RS485Settings | None,
+    rs485: "RS485Settings | None",
 ) -> serial.Serial:
     """A port of pyserial's with these settings, not yet open.
 

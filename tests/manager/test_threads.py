@@ -172,6 +172,28 @@ def test_when_it_returns_the_thread_has_ended(call: str, monkeypatch: pytest.Mon
     manager.teardown()
 
 
+@pytest.mark.parametrize("call", ["disconnect", "teardown"])
+def test_worker_is_joined_though_it_left_its_work_before(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends while a receiver of the last change still runs, on the caller's thread."""
+    work, left = Worker.run, threading.Event()
+
+    def slowly(worker: Worker) -> None:
+        work(worker)
+        left.set()
+        threading.Event().wait(0.1)
+
+    monkeypatch.setattr(Worker, "run", slowly)
+    manager = ConnectionManager(Script(True), retry=NEVER)
+    manager.connect()
+    worker = worker_of(manager)
+    manager.subscribe(lambda: left.wait(BOUND), ConnectionManager.Signals.STATE_CHANGED)
+    getattr(manager, call)()
+    assert left.is_set()
+    assert worker is not None
+    assert not worker.is_alive()
+    manager.teardown()
+
+
 @pytest.mark.parametrize("when", ["connecting", "connected", "recovering", "disconnected", "torndown"])
 @pytest.mark.parametrize("what", ["connect", "disconnect", "teardown"])
 def test_a_receiver_may_call_the_manager(when: str, what: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,7 @@ from cnxman._line.kinds import make_line
 from cnxman._line.port import IncompleteWriteError, Line, Source, abandon_port, open_port
 from cnxman._line.posix import close_unused, set_exclusive
 from cnxman._line.settings import Settings, apply_settings, check_choice, check_seconds, check_settings, make_port
+from cnxman._line.settling import wait_until_settled
 from cnxman._threads import NAME, mark
 from cnxman._validation import check_size, check_timeout
 from cnxman.basics import Connection, ConnectionException, ManagerStatistics, find_errno
@@ -235,6 +236,8 @@ class SerialConnection(Connection):
         buffer_size: how many bytes may wait for a receiver that is busy. Then reading pauses, and flow
             control, if there is any, stops the sender.
         idle_timeout: raise the alarm when nothing came for this long; None never does.
+        settle: how many seconds a network port has to stay open before it counts as connected; None for none. A server
+            such as ser2net accepts, says that its device is missing, and hangs up: that is a failed attempt, then.
         schemes: which URL schemes to allow in `port`, "" for plain device names; None allows all.
 
     Raises:
@@ -278,6 +281,7 @@ class SerialConnection(Connection):
         rs485_mode: "RS485Settings | None" = None,
         buffer_size: int = BUFFER_SIZE,
         idle_timeout: float | None = None,
+        settle: float | None = None,
         schemes: Collection[str] | None = None,
     ) -> None:
         ports.check(port, schemes)
@@ -297,11 +301,13 @@ class SerialConnection(Connection):
         check_settings(self._settings)
         check_size("buffer_size", buffer_size)
         check_seconds("idle_timeout", idle_timeout)
+        check_seconds("settle", settle)
         check_choice("exclusive", exclusive)
         check_choice("dtr", dtr)
         check_choice("rts", rts)
         self.buffer_size = buffer_size
         self.idle_timeout = idle_timeout
+        self._settle = settle
         self._exclusive = exclusive
         self._modem_lines = {"dtr": dtr, "rts": rts}
         self._rs485_mode = rs485_mode
@@ -662,6 +668,8 @@ class SerialConnection(Connection):
             open_port(port)
             if self._exclusive:
                 set_exclusive(port)
+            if self._settle is not None:
+                wait_until_settled(port, self._settle)
         except BaseException:
             close_unused(port)  # else the exception's traceback would keep open what pyserial has opened
             raise

@@ -82,7 +82,7 @@ def open_message(port: str, error: Exception, number: int | None) -> str:
     elif number in _IN_USE:
         words = _in_use(ports.node_of(port))
     else:
-        if ports.scheme_of(port) == "usb":  # find_usb's own words say more
+        if ports.scheme_of(port) == "usb" or isinstance(error, PeerClosedError):  # whose own words say more
             words = getattr(error, "strerror", None) or _text(error)
         else:
             words = _OPEN_FAILURES.get(number or 0) or _text(error)

@@ -17,6 +17,8 @@ import serial.urlhandler
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
+from cnxman._line.errors import PeerClosedError
+from cnxman._line.settling import wait_until_settled
 from cnxman.basics import ConnectionException, ConnectionManager
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
@@ -227,6 +229,47 @@ def test_a_stalled_receiver_of_a_socket_is_relieved_too(far_end: FarEnd) -> None
         wait_until(lambda: len(heard) == len(data) + 1, "all was heard")
         assert heard == b"!" + data
         connection.teardown()
+
+
+@pytest.mark.parametrize("how", [FarEnd.hang_up, FarEnd.reset])
+def test_settle_refuses_a_socket_that_closes_at_once(far_end: FarEnd, how: Callable[[FarEnd], None]) -> None:
+    connection = SerialConnection(far_end.url, settle=BOUND)
+    hearer = Hearer(connection)
+    with no_leak():
+        attempt = Caller(connection.try_connect)
+        far_end.accept().sendall(b"no device\r\n")
+        how(far_end)
+        assert attempt.join() is False
+    assert "the other end closed the connection" in str(connection.last_error)
+    assert connection.last_error.errno == errno.ECONNRESET
+    assert hearer.names == []
+
+
+def test_settle_repeats_what_the_other_end_said(far_end: FarEnd) -> None:
+    port = serial.serial_for_url(far_end.url)  # which discards what has come by now
+    far_end.accept().sendall(b"no \xff device\r\n")
+    far_end.hang_up()
+    with pytest.raises(PeerClosedError, match="closed the connection within 10 s, saying 'no \ufffd device'"):
+        wait_until_settled(port, 10)
+    port.close()
+
+
+def test_settle_keeps_what_comes_meanwhile(far_end: FarEnd) -> None:
+    connection = SerialConnection(far_end.url, settle=0.2)
+    hearer = Hearer(connection)
+    began = time.monotonic()
+    attempt = Caller(connection.try_connect)
+    far_end.accept().sendall(b"hello")
+    assert attempt.join() is True
+    assert time.monotonic() - began >= 0.2
+    hearer.wait_for_data(b"hello")
+    connection.teardown()
+
+
+def test_settle_holds_up_no_other_port(pty: Pty) -> None:
+    connection = SerialConnection(pty.path, settle=1000)
+    assert connection.try_connect()
+    connection.teardown()
 
 
 # -- spy://, alt://, hwgrep:// ----------------------------------------------------------------------------

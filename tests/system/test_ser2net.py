@@ -305,6 +305,25 @@ def test_killed_and_started_again(server: Server, scheme: str) -> None:
         talk(server.device, manager, heard)
 
 
+def test_a_missing_device_is_a_failed_attempt(server: Server) -> None:
+    """ser2net accepts, says so in words, and hangs up: nothing of it is the device's data."""
+    server.device.unplug()
+    connection = SerialConnection(server.url("socket"), settle=2)
+    heard = Heard(connection)
+    opened: list[str] = []
+    connection.subscribe(lambda: opened.append("opened"), SerialConnection.Signals.OPENED)
+    with ConnectionManager(connection, retry=QUICK) as manager:
+        assert not manager.is_connected
+        assert "the other end closed the connection within 2 s, saying 'Device open failure: " in str(
+            manager.last_error
+        )
+        assert (heard.data, heard.ends, opened, manager.statistics.connects) == (b"", [], [], 0)
+        server.device.plug()
+        assert manager.wait_until_connected(PATIENCE)
+        server.device.wait_opened()
+        talk(server.device, manager, heard)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_came_before_the_end_is_delivered_though_the_receiver_is_slow(server: Server, scheme: str) -> None:
     connection = SerialConnection(server.url(scheme))

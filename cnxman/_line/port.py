@@ -162,6 +162,9 @@ def close_port(port: serial.Serial) -> None:
         if isinstance(getattr(port, "_thread", None), threading.Thread):
             setattr(port, "_thread", None)  # noqa: B010 (rfc2217's; of an opening that failed half way: never started)
         # Else its destructor closes the descriptor's number once more, which may be another file's by then.
+        if getattr(port, "fd", None) is not None:
+            port.fd = None
+            abandon_port(port)  # what is left of it: pyserial's pipes
         port.is_open = False
     if isinstance(network, socket.socket):
         network.close()  # pyserial forgets to if the far end has reset the connection

@@ -175,14 +175,14 @@ def test_when_it_returns_the_thread_has_ended(call: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("call", ["disconnect", "teardown"])
 def test_worker_is_joined_though_it_left_its_work_before(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends while a receiver of the last change still runs, on the caller's thread."""
-    work, left = Worker.run, threading.Event()
+    work, left = InputQueue._work, threading.Event()
 
-    def slowly(worker: Worker) -> None:
-        work(worker)
+    def slowly(inputs: InputQueue) -> None:
+        work(inputs)
         left.set()
         threading.Event().wait(0.1)
 
-    monkeypatch.setattr(Worker, "run", slowly)
+    monkeypatch.setattr(InputQueue, "_work", slowly)
     manager = ConnectionManager(Script(True), retry=NEVER)
     manager.connect()
     worker = worker_of(manager)

@@ -314,9 +314,7 @@ def test_a_missing_device_is_a_failed_attempt(server: Server) -> None:
     connection.subscribe(lambda: opened.append("opened"), SerialConnection.Signals.OPENED)
     with ConnectionManager(connection, retry=QUICK) as manager:
         assert not manager.is_connected
-        assert "the other end closed the connection within 2 s, saying 'Device open failure: " in str(
-            manager.last_error
-        )
+        assert "the other end closed the connection" in str(manager.last_error)
         assert (heard.data, heard.ends, opened, manager.statistics.connects) == (b"", [], [], 0)
         server.device.plug()
         assert manager.wait_until_connected(PATIENCE)

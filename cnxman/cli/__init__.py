@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 
 from cnxman import SerialConnection, __version__
+from cnxman.cli import asking
+from cnxman.cli.sharing import arguments as sharing
 from cnxman.cli.stdio import open_the_missing
 
 _EXAMPLES = """\
@@ -16,6 +18,8 @@ examples:
   cnxman ports                             which ports there are, and the names that survive renumbering
   cnxman monitor /dev/ttyUSB0 -b 115200    show what the device sends, send what is typed; Ctrl-C quits
   cnxman monitor usb://0403:6001           the same, wherever that adapter is plugged in
+  cnxman share usb://0403:6001 --pty /run/meter    one port for many programs, which notice no outage
+  cnxman query /dev/ttyUSB0 '*IDN?'        ask once, print the answer
 
 `cnxman monitor --help` and `cnxman ports --help` tell more.
 """
@@ -83,6 +87,24 @@ def make_parser() -> argparse.ArgumentParser:
             epilog=_MONITOR_KEYS,
         )
     )
+    _add_share(
+        commands.add_parser(
+            "share",
+            help="one port for many programs",
+            description="Keeps a port up and shares it: as a device name that never goes away, and by sockets.",
+            examples=sharing.EXAMPLES,
+            epilog=sharing.NOTES,
+        )
+    )
+    _add_query(
+        commands.add_parser(
+            "query",
+            help="ask a device once, print the answer",
+            description="Sends a text, prints what the device answers, and ends.",
+            examples=asking.EXAMPLES,
+            epilog=asking.NOTES,
+        )
+    )
     ports = commands.add_parser(
         "ports",
         help="which ports there are",
@@ -119,6 +141,24 @@ def _add_monitor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="end with status 1 if the port can't be opened at once")
 
 
+def _add_share(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_share, parser=parser)
+    _add_port(parser)
+    sharing.add_arguments(parser)
+    _add_settings(parser.add_argument_group("the line"))
+
+
+def _add_query(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_query, parser=parser)
+    _add_port(parser)
+    asking.add_arguments(parser)
+    _add_settings(parser.add_argument_group("the line"))
+
+
+def _add_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("port", metavar="PORT", help="a device or URL: /dev/ttyUSB0, COM3, usb://VID:PID, socket://...")
+
+
 def _add_settings(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-b", "--baudrate", type=int, default=9600, metavar="RATE", help="bits per second (9600)")
     group.add_argument("--bytesize", type=int, default=8, choices=(5, 6, 7, 8), help="data bits (8)")
@@ -147,26 +187,64 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
 # Each command is imported only when it is called for, so that the others begin sooner.
 
 
+def _connection(port: str, given: argparse.Namespace) -> SerialConnection:
+    return SerialConnection(
+        port,
+        given.baudrate,
+        given.bytesize,
+        given.parity,
+        given.stopbits,
+        xonxoff=given.xonxoff,
+        rtscts=given.rtscts,
+        dsrdtr=given.dsrdtr,
+        write_timeout=None,  # flow control may hold us off for as long as it likes
+        exclusive=not given.no_exclusive,
+        dtr=_level(given.dtr),
+        rts=_level(given.rts),
+        idle_timeout=given.idle_timeout,
+        buffer_size=given.buffer_size,
+    )
+
+
+def _run_share(given: argparse.Namespace) -> int:
+    from cnxman.cli import share  # noqa: PLC0415
+    from cnxman.cli.sharing.places import LineSettings, places_of  # noqa: PLC0415
+
+    places = places_of(given.places or ())
+    if not places:
+        given.parser.error("with whom? give --pty LINK or --listen ADDRESS")
+    try:
+        connection = _connection(given.port, given)
+    except ValueError as error:
+        given.parser.error(str(error))
+    options = share.Options(
+        title=f"{given.port}, {given.baudrate} {given.bytesize}{given.parity}{given.stopbits:g}",
+        places=places,
+        settings=LineSettings(given.baudrate, int(given.stopbits), given.rtscts, given.xonxoff),
+        limit=given.buffer_size,
+        quiet=given.quiet,
+        discard=given.discard,
+        follow=given.follow,
+    )
+    return share.run(connection, options)
+
+
+def _run_query(given: argparse.Namespace) -> int:
+    from cnxman.cli import query  # noqa: PLC0415
+
+    try:
+        connection = _connection(given.port, given)
+    except ValueError as error:
+        given.parser.error(str(error))
+    question, until = asking.question(given.text, given.eol), asking.answers_end(given.until, given.eol)
+    return query.run(connection, question, until, given.timeout, echo=given.echo)
+
+
 def _run_monitor(given: argparse.Namespace) -> int:
     from cnxman.cli import monitor  # noqa: PLC0415
 
     try:
-        connection = SerialConnection(
-            given.port,
-            given.baudrate,
-            given.bytesize,
-            given.parity,
-            given.stopbits,
-            xonxoff=given.xonxoff,
-            rtscts=given.rtscts,
-            dsrdtr=given.dsrdtr,
-            write_timeout=None,  # flow control may hold us off for as long as it likes
-            exclusive=not given.no_exclusive,
-            dtr=_level(given.dtr),
-            rts=_level(given.rts),
-            idle_timeout=given.idle_timeout,
-            buffer_size=given.buffer_size,
-        )
+        connection = _connection(given.port, given)
         log = _open_log(given.log)
     except (ValueError, OSError) as error:
         given.parser.error(str(error))

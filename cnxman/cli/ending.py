@@ -24,10 +24,10 @@ class Ending:
     ignored (nohup).
 
     Args:
-        output: the descriptor whose closing by the reader ends the command, if it is a pipe.
+        output: the descriptor whose closing by the reader ends the command, if it is a pipe; None for no such.
     """
 
-    def __init__(self, output: int) -> None:
+    def __init__(self, output: int | None) -> None:
         self._output = output
         self._status: int | None = None
         self._bell: _Bell | None = _Bell() if hasattr(select, "poll") else None
@@ -99,14 +99,14 @@ class _Bell:
             if not self._closed:  # else it is all over, and this is a thread that is left
                 os.write(self._in, b"!")
 
-    def wait_for_closed(self, output: int, most: float | None) -> bool:
+    def wait_for_closed(self, output: int | None, most: float | None) -> bool:
         """Wait until the bell rings, or until `output` is a pipe that nobody reads; tell whether it was that.
 
         At most for so many seconds; None waits for as long as it takes.
         """
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
-        if is_pipe(output):
+        if output is not None and is_pipe(output):
             poll.register(output, 0)  # an error is told in any case
         happened = dict(poll.poll(None if most is None else most * 1000))
         if self._out in happened:

@@ -6,6 +6,7 @@ is dropped (a pseudo-terminal, which nobody can connect anew, loses its oldest b
 """
 
 import contextlib
+import os
 import selectors
 import socket
 import threading
@@ -27,8 +28,15 @@ from cnxman.cli.sharing.turns import Turns
 LOOK_EVERY = 0.05
 """Seconds between two looks whether a pseudo-terminal was opened, or set otherwise."""
 
-BULK, GATHER = 2048, 0.01
-"""After so many bytes at once, more is gathered for so many seconds: a flood in small pieces would cost too much."""
+BULK = 2048
+"""So many bytes at once are a flood: more is gathered before it is given on, as small pieces would cost too much."""
+
+GATHER, LONGEST_GATHER = 0.004, 0.04
+"""Seconds to gather for at the beginning of a flood, and at most, while no client says anything."""
+
+PAUSE = 0.003
+"""Seconds that the listener rests after each read in a flood: the kernel gathers meanwhile, and has room for 64 KiB.
+It is less than what the library takes for a receiver that is stuck."""
 
 LINGER = 1.0
 """Seconds that a client which has said its last is still given answers."""
@@ -83,6 +91,8 @@ class Hub:
         self._next_look = 0.0
         self._not_before = 0.0
         """When data may be given on again: see `GATHER`."""
+        self._gather = 0.0
+        """For how long it was gathered last; 0 when there is no flood."""
         self._inbox: deque[bytes] = deque()
         self._inbox_size = 0
         self._inbox_change = threading.Condition()
@@ -96,12 +106,14 @@ class Hub:
     # -- from any thread ----------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
-        """Give it what the device said. Returns at once, unless the loop lags by megabytes."""
+        """Give it what the device said. Returns at once, unless there is a flood, or the loop lags by megabytes."""
         with self._inbox_change:
             self._inbox_change.wait_for(lambda: self._inbox_size < MOST_INBOX or self._stopped)
             self._inbox.append(data)
             self._inbox_size += len(data)
         self.wake()
+        if self._gather and os.name == "posix":
+            time.sleep(PAUSE)
 
     def wake(self) -> None:
         """Have the loop look again at what changed."""
@@ -187,7 +199,8 @@ class Hub:
             return
         self._is_awake = False
         data = self._take_inbox()
-        self._not_before = now + GATHER if len(data) >= BULK else 0.0
+        self._gather = min(max(2 * self._gather, GATHER), LONGEST_GATHER) if len(data) >= BULK else 0.0
+        self._not_before = now + self._gather
         for pty in self._ptys:
             if not pty.is_open and pty.was_opened():
                 self._pty_opened(pty, now)
@@ -279,6 +292,7 @@ class Hub:
             self._look_at_settings(client)
         if data:
             client.bytes_from += len(data)
+            self._gather = self._not_before = 0.0  # it may wait for an answer
         if data or self._turns.holds(client):
             self._turns.take(client, data or b"", now)
         if data == b"":

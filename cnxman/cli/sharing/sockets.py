@@ -177,16 +177,29 @@ def open_servers(place: Place) -> list[Server]:
         return [Server(place, bind_socket(place.path))]
     servers: list[Server] = []
     try:
-        port = place.port
-        for family, address in check_host(place.host, place.port):
-            server = Server(place, _bind(family, (address[0], port, *address[2:])))
-            servers.append(server)
-            port = server.place.port or int(server.name.rpartition(":")[2])  # the same on each of its addresses
+        _listen(place, servers)
     except OSError as error:
         for server in servers:
             server.close()
         raise OSError(error.errno, f"can't listen on {place}: {error.strerror or error}") from None
     return servers
+
+
+def _listen(place: Place, servers: list[Server]) -> None:
+    """Listen on each address that a host name means, and that this machine has; at the same port of each."""
+    port, missing = place.port, None
+    for family, address in check_host(place.host, place.port):
+        try:
+            server = Server(place, _bind(family, (address[0], port, *address[2:])))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            missing = error  # "localhost" means ::1 too, where there is no IPv6
+        else:
+            servers.append(server)
+            port = int(server.name.rpartition(":")[2])
+    if missing is not None and not servers:
+        raise missing
 
 
 def _bind(family: int, address: tuple[object, ...]) -> socket.socket:

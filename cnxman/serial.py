@@ -26,6 +26,7 @@ from cnxman import _fork, ports, signals
 from cnxman._line import errors
 from cnxman._line.driver_counts import DriverCounts, driver_counts
 from cnxman._line.kinds import make_line
+from cnxman._line.low_latency import set_low_latency
 from cnxman._line.port import IncompleteWriteError, Line, Source, abandon_port, open_port
 from cnxman._line.posix import close_unused, set_exclusive
 from cnxman._line.settings import Settings, apply_settings, check_choice, check_seconds, check_settings, make_port
@@ -233,6 +234,8 @@ class SerialConnection(Connection):
             DTR sees a short pulse all the same, unless `stty -F PORT -hupcl` had kept the line up since before.
         rts: the level of RTS, likewise.
         rs485_mode: pyserial's RS485Settings.
+        low_latency: at each opening, set the driver to hand on what comes without gathering for some ms (FTDI: 16);
+            on Linux. Where the driver can't, that is logged at debug, and is no error.
         buffer_size: how many bytes may wait for a receiver that is busy. Then reading pauses, and flow
             control, if there is any, stops the sender.
         idle_timeout: raise the alarm when nothing came for this long; None never does.
@@ -279,6 +282,7 @@ class SerialConnection(Connection):
         dtr: bool | None = None,
         rts: bool | None = None,
         rs485_mode: "RS485Settings | None" = None,
+        low_latency: bool = False,
         buffer_size: int = BUFFER_SIZE,
         idle_timeout: float | None = None,
         settle: float | None = None,
@@ -305,12 +309,14 @@ class SerialConnection(Connection):
         check_choice("exclusive", exclusive)
         check_choice("dtr", dtr)
         check_choice("rts", rts)
+        check_choice("low_latency", low_latency)
         self.buffer_size = buffer_size
         self.idle_timeout = idle_timeout
         self._settle = settle
         self._exclusive = exclusive
         self._modem_lines = {"dtr": dtr, "rts": rts}
         self._rs485_mode = rs485_mode
+        self._low_latency = low_latency
         self._query_lock = threading.Lock()  # held from a question to its answer
         self._counters_lock = threading.Lock()
         self._counters = SerialStatistics()
@@ -670,6 +676,8 @@ class SerialConnection(Connection):
                 set_exclusive(port)
             if self._settle is not None:
                 wait_until_settled(port, self._settle)
+            if self._low_latency:
+                set_low_latency(port)
         except BaseException:
             close_unused(port)  # else the exception's traceback would keep open what pyserial has opened
             raise

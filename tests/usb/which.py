@@ -1,8 +1,12 @@
 """Which adapter is meant, who holds it, how it is set. The functions run in the guest."""
 
+import array
 import contextlib
+import fcntl
+import io
 import os
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 
@@ -211,3 +215,30 @@ def counters() -> None:
         line.returns(pulled)
         anew = line.connection.statistics.driver
         check("they begin anew when it is back", anew is not None and 0 < anew.received < 100, anew=anew)
+
+
+@scenario()
+def low_latency() -> None:
+    """The driver's flag and timer are set at each opening, if that is asked for."""
+
+    def timer() -> int:
+        with open(f"/sys/class/tty/{os.path.basename(NODE)}/device/latency_timer") as file:
+            return int(file.read())
+
+    def beside(path: str, _flags: int) -> int:
+        return os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)  # root may, though others are kept out
+
+    def flag(port: io.FileIO) -> bool:
+        settings = array.array("i", [0] * 32)
+        fcntl.ioctl(port.fileno(), termios.TIOCGSERIAL, settings)
+        return bool(settings[4] & 1 << 13)
+
+    with Line():
+        check("not asked for: the timer is as QEMU's adapter has it, at 0", timer() == 0, timer=timer())
+    with Line(low_latency=True) as line:
+        for when in ("asked for", "and again after a pull"):
+            with open(NODE, "rb", buffering=0, opener=beside) as port:
+                check(f"{when}: the flag is set", flag(port))
+            check(f"{when}: the timer is at 1 ms", timer() == 1, timer=timer())
+            line.exchange()
+            outage(line)

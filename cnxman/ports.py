@@ -22,6 +22,9 @@ import serial
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
+from cnxman._ports.watch import Callback
+from cnxman._ports.watch import PortEvent as PortEvent
+from cnxman._ports.watch import PortWatch as PortWatch
 from cnxman.logging import printable
 
 _SysFS: Callable[[str], ListPortInfo] | None = None
@@ -114,6 +117,31 @@ def available() -> list[ListPortInfo]:
     again. Adapters that are half gone, with a node but no numbers, are in the list without them.
     """
     return _survivors(list_ports.comports)
+
+
+def watch(callback: Callback) -> PortWatch:
+    """Have a function told which ports arrive and depart.
+
+        with ports.watch(lambda event, info: print(event, info.device)) as watch:
+            print("there are", [info.device for info in watch.at_start])
+            ...
+
+    Arrivals are told when they have settled: with the adapter's numbers, 0.2 to 0.5 s after it was plugged in. One that
+    comes back under the same name has departed and arrived. It lists the ports before it returns, which takes 0.2 s.
+
+    Args:
+        callback: called with a `PortEvent` ("arrived" or "departed") and the port, as `available()` has it; on a
+            thread of the watch's own, one call after another. What it raises is logged.
+
+    Returns:
+        The watch: `stop()` ends it, and so does leaving it as a context manager; `at_start` are the ports there were.
+
+    Raises:
+        TypeError: if the callback can't be called.
+    """
+    if not callable(callback):
+        raise TypeError(f"callback must be callable, not {callback!r}")
+    return PortWatch(available, callback)
 
 
 def _usb_ports() -> list[ListPortInfo]:

@@ -1,9 +1,12 @@
 """The command `cnxman ports`: which ports there are, what they are, and who holds them."""
 
 import json
-import os
+import queue
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+
+from serial.tools.list_ports_common import ListPortInfo
 
 from cnxman import ports
 from cnxman.cli.events import time_of_day
@@ -11,14 +14,7 @@ from cnxman.cli.stdio import STDERR, STDOUT, is_abandoned, write_all
 from cnxman.logging import printable
 
 _LOOK_EVERY = 0.2
-"""Seconds between two looks whether anything in /dev has changed, which cost next to nothing."""
-
-_LIST_EVERY = 2.0
-"""Seconds between two listings though nothing seems to have changed, or where that can't be told."""
-
-_SETTLED = 0.1
-"""Seconds after which a second listing has to say the same: an adapter has no numbers yet just after it came, and none
-any more just before it goes."""
+"""Seconds between two looks whether anybody still reads standard output."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,10 @@ def run(*, as_json: bool, watch: bool) -> int:
         The exit status.
     """
     try:
-        known = look()
-        _tell_all(known, as_json=as_json, watch=watch)
-        while watch:
-            changes, known = wait_for_changes(known)
-            for what, port in changes:
-                _tell(what, port, as_json=as_json)
+        if watch:
+            _watch(as_json=as_json)
+        else:
+            _tell_all(look(), as_json=as_json, watch=False)
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
     except OSError as error:
@@ -66,71 +60,43 @@ def run(*, as_json: bool, watch: bool) -> int:
 def look() -> list[Port]:
     """The ports there are now."""
     found = ports.available()
-    names = [ports.usb_name(info) for info in found]
-    return [
-        Port(
-            device=info.device,
-            # Cheap twins share a serial number: then where they are plugged in tells them apart.
-            url=ports.usb_name(info, with_location=names.count(name) > 1),
-            by_id=ports.by_id(info.device),
-            description=_known(info.description),
-            manufacturer=info.manufacturer,
-            product=info.product,
-            serial_number=info.serial_number,
-            location=info.location,
-            vid=info.vid,
-            pid=info.pid,
-            holders=tuple(ports.holders(info.device)),
-        )
-        for info, name in zip(found, names, strict=True)
-    ]
+    return [_port(info, found) for info in found]
 
 
-def wait_for_changes(known: list[Port]) -> tuple[list[tuple[str, Port]], list[Port]]:
-    """Wait for a change, or for a while.
-
-    Args:
-        known: the ports there were.
-
-    Returns:
-        What departed and arrived, each as ("departed" or "arrived", the port); and the ports there are.
-    """
-    _wait_for_change()
-    now = _settled()
-    departed = [("departed", port) for port in known if port not in now]
-    arrived = [("arrived", port) for port in now if port not in known]
-    return departed + arrived, now
-
-
-def _wait_for_change() -> None:
-    """Wait until something in /dev has changed, or for a while.
-
-    Raises:
-        BrokenPipeError: if nobody reads standard output any more.
-    """
-    until = time.monotonic() + _LIST_EVERY
-    stamp = _stamp()
-    while _stamp() == stamp and time.monotonic() < until:
-        if is_abandoned(STDOUT):
-            raise BrokenPipeError
-        time.sleep(_LOOK_EVERY)
+def _watch(*, as_json: bool) -> None:
+    """Tell arrivals and departures until nobody reads them any more."""
+    changes: queue.SimpleQueue[tuple[ports.PortEvent, ListPortInfo]] = queue.SimpleQueue()
+    with ports.watch(lambda event, info: changes.put((event, info))) as watch:
+        _tell_all([_port(info, watch.at_start) for info in watch.at_start], as_json=as_json, watch=True)
+        known = {info.device: info for info in watch.at_start}
+        while not is_abandoned(STDOUT):
+            try:
+                event, info = changes.get(timeout=_LOOK_EVERY)
+            except queue.Empty:
+                continue
+            known[info.device] = info
+            _tell(event, _port(info, known.values()), as_json=as_json)
+            if event is ports.PortEvent.DEPARTED:
+                del known[info.device]
 
 
-def _stamp() -> int | None:
-    try:
-        return os.stat("/dev").st_mtime_ns
-    except OSError:
-        return None
-
-
-def _settled() -> list[Port]:
-    """The ports there are, once two listings in a row say the same."""
-    now = look()
-    while True:
-        time.sleep(_SETTLED)
-        before, now = now, look()
-        if before == now:
-            return now
+def _port(info: ListPortInfo, others: Collection[ListPortInfo]) -> Port:
+    name = ports.usb_name(info)
+    # Cheap twins share a serial number: then where they are plugged in tells them apart.
+    is_twin = [ports.usb_name(other) for other in others].count(name) > 1
+    return Port(
+        device=info.device,
+        url=ports.usb_name(info, with_location=is_twin),
+        by_id=ports.by_id(info.device),
+        description=_known(info.description),
+        manufacturer=info.manufacturer,
+        product=info.product,
+        serial_number=info.serial_number,
+        location=info.location,
+        vid=info.vid,
+        pid=info.pid,
+        holders=tuple(ports.holders(info.device)),
+    )
 
 
 def _known(text: str | None) -> str | None:

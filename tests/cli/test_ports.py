@@ -9,7 +9,6 @@ import subprocess
 import pytest
 
 from cnxman import ports
-from cnxman.cli import portlist
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import COMMAND, Command
 
@@ -162,23 +161,6 @@ def test_output_that_cannot_be_written_is_told_with_status_1(listed):
     with open("/dev/full", "wb") as full, Command("ports", stdout=full) as command:
         assert command.process.wait(10) == 1
         assert b"standard output can't be written" in command.err.wait_end()
-
-
-def test_an_adapter_without_numbers_yet_is_told_once_it_has_them(monkeypatch):
-    def port(vid):
-        return portlist.Port("/dev/ttyUSB0", None, None, None, None, None, None, None, vid, None)
-
-    looks = iter([[], [port(None)], [port(0x0403)], [port(0x0403)]])
-    monkeypatch.setattr(portlist, "look", lambda: next(looks))
-    monkeypatch.setattr(portlist, "_wait_for_change", lambda: None)
-    assert portlist.wait_for_changes([]) == ([("arrived", port(0x0403))], [port(0x0403)])
-
-
-def test_without_a_dev_folder_it_looks_again_after_a_while(monkeypatch):
-    monkeypatch.setattr(portlist.os, "stat", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
-    monkeypatch.setattr(portlist, "_LIST_EVERY", 0.01)
-    monkeypatch.setattr(portlist, "is_abandoned", lambda descriptor: False)
-    portlist._wait_for_change()
 
 
 def test_by_id_is_the_link_that_leads_to_the_device(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import threading
 import time
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from functools import partial
 from types import TracebackType
@@ -188,26 +188,50 @@ class ManagerStatistics:
     last_error_at: float | None = None
     up_since: float | None = None
     """Since when it is connected; None if it isn't."""
+    down_seconds: float = 0.0
+    """How long it was down in all though it was to be up: from a loss, or from a first attempt that failed, until it
+    was connected, or until somebody disconnected it. An outage that goes on counts up to the snapshot."""
+    _down: tuple[float, float | None] = field(default=(0.0, None), repr=False)
+    """Seconds in the outages that are over; since when there is one, by the monotonic clock. (One attribute, as
+    another thread may take a snapshot at any moment.)"""
+
+    def snapshot(self) -> Self:
+        """A copy, as it is now."""
+        found = replace(self)
+        seconds, since = found._down
+        found.down_seconds = seconds + (0.0 if since is None else time.monotonic() - since)
+        return found
 
     def count_connect(self) -> None:
         """It is up."""
         self.connects += 1
         self.up_since = time.time()
+        self._end_outage()
 
     def count_failure(self, error: ConnectionException | None) -> None:
         """An attempt failed."""
         self.failed_attempts += 1
         self.last_error, self.last_error_at = error, time.time()
+        self._begin_outage()
 
     def count_loss(self, error: ConnectionException | None) -> None:
         """It was up, and is lost."""
         self.losses += 1
         self.up_since = None
         self.last_error, self.last_error_at = error, time.time()
+        self._begin_outage()
 
     def count_end(self) -> None:
         """It was disconnected."""
         self.up_since = None
+        self._end_outage()
+
+    def _begin_outage(self) -> None:
+        seconds, since = self._down
+        self._down = (seconds, time.monotonic() if since is None else since)
+
+    def _end_outage(self) -> None:
+        self._down = (self.snapshot().down_seconds, None)
 
 
 @loggable_class()
@@ -345,7 +369,7 @@ class ConnectionManager:
     @property
     def statistics(self) -> ManagerStatistics:
         """What it went through since it was made: a snapshot."""
-        snapshot = replace(self._statistics)
+        snapshot = self._statistics.snapshot()
         if self._is_inherited:
             snapshot.count_end()
         return snapshot

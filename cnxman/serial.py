@@ -566,7 +566,7 @@ class SerialConnection(Connection):
     @property
     def statistics(self) -> SerialStatistics:
         """What happened since this connection was made: a snapshot. Answers at once."""
-        snapshot = replace(self._counters)
+        snapshot = self._counters.snapshot()
         if self._is_inherited:
             snapshot.count_end()
         with contextlib.suppress(ConnectionException, OSError):  # no line, no driver's counters

@@ -24,6 +24,7 @@ PATIENCE = 30.0
 
 ELSEWHERE = {
     "mqtt_gateway.py": "test_mqtt_gateway.py",
+    "prometheus_exporter.py": "test_gateway.py",
     "protocol_tcp_redirect.py": "test_examples.py",
     "tcp_heartbeat.py": "test_tcp_heartbeat.py",
 }

@@ -55,8 +55,7 @@ class PortWatch:
         self._stopped = threading.Event()
         self._stamp = _stamp()
         self._known = self._settled() or {}
-        self.at_start: tuple[ListPortInfo, ...] = tuple(self._known.values())
-        """The ports that there were when the watch began; what changed since then the callback is told."""
+        self._at_start = tuple(self._known.values())
         self._thread = library_thread("port watch", self._run)
         self._thread.start()
 
@@ -68,6 +67,11 @@ class PortWatch:
     ) -> None:
         """Stop."""
         self.stop()
+
+    @property
+    def at_start(self) -> tuple[ListPortInfo, ...]:
+        """The ports that there were when the watch began; of what changed since then the callback is told."""
+        return self._at_start
 
     def stop(self) -> None:
         """Watch no more. From any thread, and more than once.

@@ -396,7 +396,7 @@ def test_a_signal_ends_it_at_once_and_removes_its_names(device, tmp_path, number
         with open_port(tmp_path / "tty"), connect(command) as client:
             command.clients(2)
             command.signal(number)
-            assert command.end() == 0
+            assert command.end(within=5) == 0
             assert client.recv(1) == b""
         assert os.listdir(tmp_path) == []
 
@@ -406,7 +406,7 @@ def test_it_ends_at_once_while_the_device_is_out(device, tmp_path):
         device.unplug()
         command.wait_event("recovering")
         command.signal(signal.SIGTERM)
-        assert command.end() == 0
+        assert command.end(within=5) == 0
         assert os.listdir(tmp_path) == []
 
 
@@ -421,7 +421,7 @@ def test_what_it_left_behind_when_killed_is_replaced(device, tmp_path):
         port.write(LINE)
         assert device.receive(until=b"\n") == LINE
         command.signal(signal.SIGTERM)
-        assert command.end() == 0
+        assert command.end(within=5) == 0
     assert os.listdir(tmp_path) == []
     for fd in other:
         os.close(fd)
@@ -484,7 +484,7 @@ def test_a_link_that_became_another_s_is_not_removed(device, tmp_path):
         link.unlink()
         link.symlink_to("/dev/null")
         command.signal(signal.SIGTERM)
-        assert command.end() == 0
+        assert command.end(within=5) == 0
     assert os.readlink(link) == "/dev/null"
 
 
@@ -620,7 +620,7 @@ def test_quiet_tells_nothing(device, tmp_path):
     with Shared(device, "--quiet", "--pty", tmp_path / "tty", connected=False) as command:
         device.wait_opened()
         command.signal(signal.SIGTERM)
-        assert command.end() == 0
+        assert command.end(within=5) == 0
         assert command.err.wait_end() == b""
 
 

@@ -20,7 +20,7 @@ from cnxman.cli.events import seconds
 from cnxman.cli.sharing.outbox import Outbox, size_in_words
 from cnxman.cli.sharing.places import LineSettings
 from cnxman.cli.sharing.pty import Pty
-from cnxman.cli.sharing.sockets import Client, Server, SocketClient
+from cnxman.cli.sharing.sockets import Server, SocketClient
 from cnxman.cli.sharing.stream import DeviceStream
 from cnxman.cli.sharing.teller import Text
 from cnxman.cli.sharing.turns import Turns
@@ -49,6 +49,8 @@ MOST_INBOX = 4 * 2**20
 
 MOST_CLIENTS = 256
 """Clients by socket at once."""
+
+Client = SocketClient | Pty
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -208,7 +210,7 @@ class Hub:
         for client in list(self._clients):
             if not client.is_blocked:
                 self._pump(client)
-            if self._stream.end - client.position > self._limit:
+            if client in self._clients and self._stream.end - client.position > self._limit:
                 self._too_far_behind(client, now)
         self._trim()
 
@@ -257,7 +259,7 @@ class Hub:
                 self._tell("dropped", f"{client} isn't read: beyond {size_in_words(self._limit)} its oldest are lost")
             self._gaps[client] += behind
             client.position += behind
-        elif client in self._clients:
+        else:
             self._remove(client, f"it didn't read: {size_in_words(self._limit)} waited for it", what="dropped", now=now)
 
     def _tell_gap(self, pty: Pty) -> None:
@@ -312,9 +314,7 @@ class Hub:
     def _serve_waiting(self, now: float) -> None:
         """Read those who waited for their turn, one after another, as far as there are turns and room."""
         self._turns.expire(now)
-        while not self._paused and (client := self._turns.next()) is not None:
-            if self._is_full():
-                break
+        while (client := self._turns.next()) is not None and not self._is_full():
             self._turns.may_send(client, now)
             self._take_from(client, now)
             self._update(client)
@@ -384,7 +384,7 @@ class Hub:
                 self._ending.remove(client)
             client.close()
             self._refused = 0
-        elif isinstance(client, Pty):
+        else:
             self._pty_closed(client)
 
     def _pty_opened(self, pty: Pty, now: float) -> None:

@@ -131,7 +131,7 @@ def give_to(path: str, mode: int, group: str | None) -> None:
         if group is not None:
             shutil.chown(path, group=int(group) if group.isdecimal() else group)
         os.chmod(path, mode)
-    except LookupError:
+    except (LookupError, OverflowError):
         raise OSError(errno.EINVAL, f"there is no group {group!r}") from None
     except OSError as error:
         raise OSError(error.errno, f"{path} can't be given to group {group!r}: {error.strerror}") from None

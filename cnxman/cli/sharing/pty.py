@@ -4,7 +4,7 @@ Nobody tells the owner of a pseudo-terminal that it was opened. So the hub looks
 that it was closed is told at once, by a hang-up.
 """
 
-import errno
+import contextlib
 import os
 import select
 import struct
@@ -24,7 +24,6 @@ else:
 MOST = 4096
 """Bytes asked for at once; the kernel gives no more."""
 
-_DATA = 0
 _FLUSHED = 1  # TIOCPKT_FLUSHREAD: the client discarded what it hadn't read
 
 _TCGETS2, _TERMIOS2 = 0x802C542A, struct.Struct("=4IB19B2I")  # Linux, on most processors
@@ -105,26 +104,18 @@ class Pty:
                 packet = os.read(self._master, MOST + 1)
             except BlockingIOError:
                 return None
-            except OSError as error:
-                if error.errno == errno.EIO:
-                    return b""
-                raise
-            if not packet:
-                return b""
-            if packet[0] == _DATA and len(packet) > 1:
-                return packet[1:]
+            except OSError:  # EIO: closed, and nothing is left
+                packet = b""
+            if len(packet) != 1:
+                return packet[1:]  # what stands before data says that they are data
             self.discarded = self.discarded or bool(packet[0] & _FLUSHED)
 
     def write(self, data: memoryview) -> int:
         """Give the client what there is room for; returns how many bytes that was."""
         try:
             return os.write(self._master, data[:MOST])
-        except BlockingIOError:
+        except OSError:  # EAGAIN: there is no room; EIO: closed just now, which `read` will tell
             return 0
-        except OSError as error:
-            if error.errno == errno.EIO:  # closed just now: `read` will tell
-                return 0
-            raise
 
     def closed(self) -> None:
         """The client has closed it: what it left unread is nobody's.
@@ -148,10 +139,8 @@ class Pty:
 
     def _forget_flush(self) -> None:
         """Take the notice of our own flush out of the way: it would pass for a client's."""
-        poll = select.poll()
-        poll.register(self._master, select.POLLPRI)
-        if dict(poll.poll(0)).get(self._master, 0) & select.POLLPRI:
-            os.read(self._master, 1)
+        with contextlib.suppress(OSError):  # there is none
+            os.read(self._master, 1)  # one byte never takes any data
 
     def _make_anew(self) -> None:
         remove_link(self.place.path, self._text)

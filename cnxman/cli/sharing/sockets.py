@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 import sys
-from typing import Protocol
 
 from cnxman.cli.sharing.names import bind_socket, give_to, remove_socket
 from cnxman.cli.sharing.places import Place, address_in_words, check_host, is_loopback
@@ -17,36 +16,9 @@ MOST = 64 * 1024
 _WAITING = 128
 """Clients that may wait to be accepted."""
 
-_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
-
-
-class Client(Protocol):
-    """What the hub needs of a client, whichever way it came."""
-
-    name: str
-    read_only: bool
-    position: int
-    """In the device's stream: what stands before it was given to the client."""
-    interest: int
-    """The events that the hub waits for, of `selectors`; 0 for none."""
-    is_blocked: bool
-    """Whether it took less than it was given, and hasn't been ready since."""
-    came_at: float
-    bytes_to: int
-    bytes_from: int
-
-    def fileno(self) -> int:
-        """The descriptor to wait for."""
-
-    def read(self) -> bytes | None:
-        """What it said; None if there is nothing, b"" if it will say no more."""
-
-    def write(self, data: memoryview) -> int:
-        """Give it what it takes at once; returns how many bytes that was. Raises OSError if it is gone."""
-
 
 class SocketClient:
-    """A client at the other end of a socket.
+    """A client at the other end of a socket. What isn't told of its reads and writes is the hub's.
 
     Args:
         sock: the connection.
@@ -59,8 +31,11 @@ class SocketClient:
         self.name = name
         self.read_only = read_only
         self.position = 0
+        """In the device's stream: what stands before it was given to the client."""
         self.interest = 0
+        """The events that the hub waits for, of `selectors`; 0 for none."""
         self.is_blocked = False
+        """Whether it took less than it was given, and hasn't been ready since."""
         self.ended_at: float | None = None
         """When it said its last. It may be waiting for an answer, or be gone: that can't be told."""
         self.came_at = 0.0
@@ -72,22 +47,20 @@ class SocketClient:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def fileno(self) -> int:
-        """See `Client`."""
+        """The descriptor to wait for."""
         return self._sock.fileno()
 
     def read(self) -> bytes | None:
-        """See `Client`."""
+        """What it said; None if there is nothing, b"" if it will say no more."""
         try:
             return self._sock.recv(MOST)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return None
-        except OSError as error:
-            if error.errno in _GONE:
-                return b""
-            raise
+        except OSError:  # reset, timed out, unreachable: whichever, it is gone
+            return b""
 
     def write(self, data: memoryview) -> int:
-        """See `Client`."""
+        """Give it what it takes at once; returns how many bytes that was. Raises OSError if it is gone."""
         try:
             return self._sock.send(data)
         except BlockingIOError:

@@ -147,7 +147,10 @@ def test_stop_comes_through_while_the_list_never_settles(plugged):
 
 
 def test_without_a_dev_folder_the_ports_are_listed_now_and_then(plugged, monkeypatch):
-    monkeypatch.setattr(module, "_stamp", lambda: None)
+    def refuse(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(module.os, "stat", refuse)
     with ports.watch(plugged.tell):
         plugged.wait_listings(4)
 

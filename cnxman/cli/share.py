@@ -113,6 +113,7 @@ class Share:
         self._start("opener", manager.connect)
         self._start("sender", self._send)
         status = self._ending.wait()
+        hub.outbox.close()
         hub.stop()
         loop.join(_LONGEST_FAREWELL)
         hub.close()
@@ -152,8 +153,8 @@ class Share:
 
     def _send(self) -> None:
         outbox = self._hub.outbox
-        while True:
-            message, opening = outbox.take()
+        while (taken := outbox.take()) is not None:
+            message, opening = taken
             try:
                 written = self._connection.write(message)
             except ConnectionException as error:

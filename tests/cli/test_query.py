@@ -1,6 +1,7 @@
 """`cnxman query`: the installed command before a simulated device."""
 
 import os
+import signal
 import subprocess
 import threading
 
@@ -79,6 +80,14 @@ def test_in_a_terminal_the_answer_ends_with_a_line_end():
         os.close(command.slave)
         assert command.out.wait_end().endswith(b"A\r\r\n")
         command.slave = os.open("/dev/null", os.O_RDWR)
+
+
+def test_ctrl_c_ends_it():
+    with SimulatedDevice() as device, Command("query", device.port, "Q", "--timeout", 60) as command:
+        device.wait_received(b"Q\n", timeout=10)
+        command.signal(signal.SIGINT)
+        assert command.end(within=5) == 130
+        assert command.err.wait_end() == b""
 
 
 @pytest.mark.parametrize("arguments", [(r"\q",), ("",), ("Q", "--timeout", "-1"), ("Q", "--until", ""), ()])

@@ -134,7 +134,9 @@ def give_to(path: str, mode: int, group: str | None) -> None:
     except (LookupError, OverflowError):
         raise OSError(errno.EINVAL, f"there is no group {group!r}") from None
     except OSError as error:
-        raise OSError(error.errno, f"{path} can't be given to group {group!r}: {error.strerror}") from None
+        raise OSError(
+            error.errno, f"{path} can't be given to group {group} with mode {mode:o}: {error.strerror}"
+        ) from None
 
 
 def _refusal(path: str, error: OSError) -> OSError:

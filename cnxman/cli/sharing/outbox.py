@@ -32,6 +32,7 @@ class Outbox:
         self._told: set[str] = set()  # during this outage
         self._dropped = 0
         self._waited_for_room = False
+        self._is_closed = False
         self.held = 0
         """How many bytes wait."""
 
@@ -80,15 +81,21 @@ class Outbox:
         self._ask_room()
         self._tell_all(news)
 
-    def take(self) -> tuple[bytes, int]:
+    def close(self) -> None:
+        """Nothing more is to be sent."""
+        with self._change:
+            self._is_closed = True
+            self._change.notify_all()
+
+    def take(self) -> tuple[bytes, int] | None:
         """Wait until there is a connection and a message; take it.
 
         Returns:
-            The message, and which connection it is for.
+            The message, and which connection it is for; None once it is closed.
         """
         with self._change:
-            self._change.wait_for(lambda: self._is_up and self._messages)
-            return self._messages[0], self._opening
+            self._change.wait_for(lambda: self._is_closed or (self._is_up and self._messages))
+            return None if self._is_closed else (self._messages[0], self._opening)
 
     def taken(self, message: bytes, written: int, opening: int, patience: float) -> None:
         """What became of the message that `take` gave.
@@ -111,7 +118,7 @@ class Outbox:
             if written and not whole:
                 self._dropped += len(message) - written
             if not whole:
-                self._change.wait_for(lambda: self._is_up is False or self._opening != opening, patience)
+                self._change.wait_for(lambda: self._is_closed or not self._is_up or self._opening != opening, patience)
         if written:
             self._ask_room()
             if not whole:

@@ -114,7 +114,7 @@ class Pty:
         """Give the client what there is room for; returns how many bytes that was."""
         try:
             return os.write(self._master, data[:MOST])
-        except OSError:  # EAGAIN: there is no room; EIO: closed just now, which `read` will tell
+        except BlockingIOError:
             return 0
 
     def closed(self) -> None:
@@ -173,7 +173,7 @@ class Pty:
             return _SPEEDS[code]
         try:
             answer = fcntl.ioctl(self._master, _TCGETS2, bytes(_TERMIOS2.size))
-        except OSError:
+        except OSError:  # another system, or another processor
             return code
         return int(_TERMIOS2.unpack(answer)[-1])
 

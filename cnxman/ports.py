@@ -1,6 +1,6 @@
 """Which port is meant, where it is now, who holds it, and when it comes back.
 
-Importing this module teaches pyserial the scheme `usb://`.
+Importing this module teaches pyserial the schemes `usb://` and `managed://`.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
     Raises:
         TypeError: if it is no str.
         ValueError: if it is empty, if it has control characters (which would get into logs), if its scheme is unknown
-            or not allowed, or if a usb:// URL is malformed, or one of a network port has no host or port number.
+            or not allowed, if it is managed://, or if a usb:// URL is malformed, or one of a network port has no host or port number.
     """
     if isinstance(schemes, str):
         raise TypeError(f"schemes must be a collection of schemes, such as {{{schemes!r}}}, not the str {schemes!r}")
@@ -77,6 +77,8 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
     if schemes is not None and scheme not in schemes:
         allowed = ", ".join(f"{s}://" if s else "plain device names" for s in schemes) or "nothing"
         raise ValueError(f"port {port!r} is not allowed here: only {allowed}")
+    if scheme == "managed":
+        raise ValueError(f"port must be the port itself, without managed://, which is for pyserial's users: {port!r}")
     if "://" in port and not _is_known(scheme):
         raise ValueError(f"port {port!r}: pyserial knows no scheme {scheme}://")
     if scheme == "usb":

@@ -589,7 +589,35 @@ class SerialConnection(Connection):
         check_settings(changes)
         self._settings.update(changes)
         if self.is_connected:
-            self._use(lambda port: apply_settings(port, changes))
+            self.use(lambda port: apply_settings(port, changes))
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, as `configure` takes them: a copy. Answers at once."""
+        return self._settings.copy()
+
+    def use(self, what: Callable[[pyserial.Serial], _Result]) -> _Result:
+        """Do something with pyserial's own port, for what this class has no method for.
+
+            connection.use(lambda port: port.set_low_latency_mode(True))
+
+        The port is certainly open meanwhile, and is read, written and closed by nobody: so keep it short, neither
+        read nor write, and do not keep the port. What is done so is not done again at the next opening.
+
+        Args:
+            what: called at once, on this thread, with the port.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            ConnectionException: if there is no connection, or for whatever `what` raises.
+        """
+        line = self._line()
+        try:
+            return line.use(what)
+        except Exception as error:
+            raise _failure(errors.control_message, self._port, error) from error
 
     @property
     def dtr(self) -> bool | None:
@@ -612,22 +640,22 @@ class SerialConnection(Connection):
     @property
     def cts(self) -> bool:
         """Clear To Send. Raises `ConnectionException` where there is no such line, as the other three do."""
-        return self._use(lambda port: bool(port.cts))
+        return self.use(lambda port: bool(port.cts))
 
     @property
     def dsr(self) -> bool:
         """Data Set Ready."""
-        return self._use(lambda port: bool(port.dsr))
+        return self.use(lambda port: bool(port.dsr))
 
     @property
     def ri(self) -> bool:
         """Ring Indicator."""
-        return self._use(lambda port: bool(port.ri))
+        return self.use(lambda port: bool(port.ri))
 
     @property
     def cd(self) -> bool:
         """Carrier Detect."""
-        return self._use(lambda port: bool(port.cd))
+        return self.use(lambda port: bool(port.cd))
 
     def send_break(self, duration: float = 0.25) -> None:
         """Hold the line in the break condition.
@@ -642,11 +670,11 @@ class SerialConnection(Connection):
         if duration is None:
             raise TypeError("duration must be a number of seconds, not None")
         check_timeout(duration, "duration")
-        self._use(lambda port: setattr(port, "break_condition", True))
+        self.use(lambda port: setattr(port, "break_condition", True))
         try:
             self._line().wait_for_stop(duration)
         finally:
-            self._use(lambda port: setattr(port, "break_condition", False))
+            self.use(lambda port: setattr(port, "break_condition", False))
 
     # -- how ----------------------------------------------------------------------------------------------
 
@@ -773,18 +801,11 @@ class SerialConnection(Connection):
             raise ConnectionException(f"{self._port} is not connected", cause) from cause
         return line
 
-    def _use(self, what: Callable[[pyserial.Serial], _Result]) -> _Result:
-        line = self._line()
-        try:
-            return line.use(what)
-        except Exception as error:
-            raise _failure(errors.control_message, self._port, error) from error
-
     def _set_line(self, name: str, level: bool | None) -> None:
         check_choice(name, level)
         self._modem_lines[name] = level
         if level is not None and self.is_connected:
-            self._use(lambda port: setattr(port, name, level))
+            self.use(lambda port: setattr(port, name, level))
 
     def _log(self, level: int, message: str, *args: object) -> None:
         self.logger.log(level, message, *args, extra={"port": self._port})

@@ -65,7 +65,8 @@ def check(port: str, schemes: Iterable[str] | None = None) -> None:
     Raises:
         TypeError: if it is no str.
         ValueError: if it is empty, if it has control characters (which would get into logs), if its scheme is unknown
-            or not allowed, if it is managed://, or if a usb:// URL is malformed, or one of a network port has no host or port number.
+            or not allowed, if it is managed://, or if a usb:// URL is malformed, or one of a network port has no host
+            or port number.
     """
     if isinstance(schemes, str):
         raise TypeError(f"schemes must be a collection of schemes, such as {{{schemes!r}}}, not the str {schemes!r}")

@@ -21,7 +21,7 @@ from cnxman._compat.kept_line import KeptLine, unsent
 from cnxman._compat.receive_buffer import Timing
 from cnxman._compat.url import target
 from cnxman._line.settings import Settings
-from cnxman.basics import ConnectionException, ConnectionManager
+from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
 
@@ -414,7 +414,7 @@ class Serial(pyserial.SerialBase):
         except ConnectionException as error:
             if line.connection.is_connected:
                 self._take_back(line)
-                raise errors.refused_setting(error) or errors.failed(error) from error
+                raise errors.refused_setting(line.port, error) or errors.failed(error) from error
             _logger.debug("%s: set at the next opening (%s)", line.port, error)
         except ValueError:
             self._take_back(line)
@@ -484,10 +484,12 @@ class Serial(pyserial.SerialBase):
         error = line.manager.last_error
         if error is None or line.manager.is_connected:
             return
-        refused = errors.refused_setting(error)
+        refused = errors.refused_setting(line.port, error)
         if refused is not None:
             raise refused from error
-        if self.must_exist or self._url_must_exist or error.errno in (errno.ENOTTY, errno.EISDIR):
+        has_given_up = line.manager.state is ConnectionState.DISCONNECTED
+        is_no_port = error.errno in (errno.ENOTTY, errno.EISDIR)
+        if self.must_exist or self._url_must_exist or has_given_up or is_no_port:
             raise errors.failed(error) from error
 
     def _settle(self, line: KeptLine) -> None:

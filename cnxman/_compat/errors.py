@@ -36,9 +36,9 @@ def never_comes(port: str) -> serial.SerialException:
     return serial.SerialException(errno.EDEADLK, words)
 
 
-def refused_setting(error: ConnectionException) -> ValueError | None:
+def refused_setting(port: str, error: ConnectionException) -> ValueError | None:
     """The ValueError in an error's chain: then not the device is absent, but a setting or the URL makes no sense."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, ValueError):
         seen = seen.__cause__ or seen.__context__
-    return ValueError(error.message) if seen is not None else None
+    return ValueError(f"{port}: {seen}") if seen is not None else None

@@ -34,8 +34,9 @@ then, which `SerialConnection`'s `buffer_size` bounds.)"""
 LOOK_EVERY = 0.05
 """Seconds between two looks, while the listener waits for a reader, whether the line is still there."""
 
-CATCHING_UP = 0.02
-"""How long, in seconds, a read that doesn't wait allows the listener to hand over what has come."""
+CATCHING_UP = 0.1
+"""How long, in seconds, a read that doesn't wait gives the listener to hand over what has come. Mostly that takes
+0.1 ms; but the listener needs the interpreter for it, which others may have for 5 ms each."""
 
 FORGETTING = 1.0
 """How long, in seconds, to wait for the end of what came before, if it comes without a pause."""
@@ -68,6 +69,7 @@ class KeptLine:
         self._prepares = type(connection).prepare is not SerialConnection.prepare
         self._own_threads: list[threading.Thread] = []
         self._cancels = 0
+        self._has_warned = False
         signals = SerialConnection.Signals
         self._undo = [
             connection.subscribe(self._on_closed, signals.CLOSED),
@@ -99,6 +101,9 @@ class KeptLine:
             self.manager.connect()
         except ConnectionException as error:
             raise errors.failed(error) from error
+        if not self._is_own_thread():
+            with self.buffer.lock:  # connected may be told a moment before the listener tells that the port is open
+                self.buffer.change.wait_for(lambda: self._has_port or not self._is_connected, CATCHING_UP)
 
     def stop(self) -> None:
         """End all calls that wait, and take nothing more in. Closing the line is the manager's business then."""
@@ -233,9 +238,9 @@ class KeptLine:
     def _wait_for_line(self, until: float, timeout: float, failed: int | None) -> int | None:
         """Wait until the line can be written to: the number of its opening, or None if that was cancelled."""
         with self.buffer.lock:
-            cancels = self._cancels
+            cancels, session = self._cancels, self.buffer.session
             while True:
-                if not self.buffer.is_open:
+                if not self.buffer.is_open or self.buffer.session != session:
                     raise errors.closed_meanwhile(self.port)
                 if self._has_port and self._is_connected and self._is_ready and self._opening != failed:
                     return self._opening
@@ -270,7 +275,7 @@ class KeptLine:
         with self.buffer.lock:
             self._opening += 1
             self._has_port = True
-            self._is_ready = not self._prepares
+            self._is_ready = not self._prepares or self._is_connected  # connected may be told before this is
             self.buffer.seal()
 
     def _on_data(self, data: bytes) -> None:
@@ -315,15 +320,18 @@ class KeptLine:
 
     def _wait_for_room(self) -> None:
         """Hold the listener until somebody reads; but not for longer than the line is there."""
-        _logger.warning("%s: %d bytes wait to be read: deliveries wait for the reader", self.port, self.buffer.size)
+        if not self._has_warned:
+            self._has_warned = True
+            size = self.buffer.size
+            _logger.warning("%s: %d bytes wait to be read: deliveries wait for the reader", self.port, size)
         with self.buffer.lock:
-            self.buffer.wanted = True
+            self.buffer.is_awaited = True
             while self._must_wait():
                 self.buffer.change.wait(LOOK_EVERY)
-            self.buffer.wanted = False
+            self.buffer.is_awaited = False
 
     def _must_wait(self) -> bool:
-        if self.buffer.size < LIMIT or not self.buffer.is_open:
+        if self.buffer.size < LIMIT or self.buffer.readers or not self.buffer.is_open:
             return False
         # A line that was lost has no sender to be held off: what it left is taken, so that it can be opened again. But
         # not what a second outage leaves on top of that.

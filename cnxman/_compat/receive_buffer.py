@@ -53,10 +53,14 @@ class ReceiveBuffer:
         self.change = threading.Condition(self.lock)
         self.is_open = False
         """Whether somebody may still read: from `start` to `stop`."""
+        self.session = 0
+        """How often it was closed."""
         self.size = 0
         """How many bytes are here, with what openings cost."""
-        self.wanted = False
-        """Whether somebody waits for room here."""
+        self.is_awaited = False
+        """Whether the listener waits for room here."""
+        self.readers = 0
+        """How many readers wait for more than there is."""
         self._openings = deque([bytearray()])
         self._ended: ConnectionException | None = None
         self._cancelled = False
@@ -108,6 +112,7 @@ class ReceiveBuffer:
         """No more reads: those under way return what there is."""
         with self.lock:
             self.is_open = False
+            self.session += 1
             self.change.notify_all()
 
     def leave_to_parent(self) -> None:
@@ -171,7 +176,8 @@ class ReceiveBuffer:
         with self.lock:
             if not self.is_open:
                 raise errors.not_open()
-            while True:
+            session = self.session
+            while self.session == session:
                 data = self._current()
                 count = enough(data)
                 if count:
@@ -182,15 +188,28 @@ class ReceiveBuffer:
                 if left is not None and left <= 0:
                     break
                 self._check_may_wait()
-                self.change.wait(left)
+                self._wait(left)
+            if self.is_open and self.session != session:
+                return b""  # closed, and opened again: what is here now is for others
+            data = self._current()
             return self._consume(data, len(data))
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for news. One who wants more than there may be takes that in pieces: so the listener must not wait."""
+        self.readers += 1
+        try:
+            if self.is_awaited:
+                self.change.notify_all()
+            self.change.wait(timeout)
+        finally:
+            self.readers -= 1
 
     def _is_over(self, data: bytearray) -> bool:
         """Whether nothing can be added to these bytes, or nobody wants it."""
-        if self._ended is not None and not data and self.is_open:
+        if self._ended is not None and not data:
             raise errors.failed(self._ended) from self._ended
         is_sealed = bool(data) and len(self._openings) > 1
-        return is_sealed or self._cancelled or not self.is_open or self._ended is not None
+        return is_sealed or self._cancelled or self._ended is not None
 
     def _current(self) -> bytearray:
         """The bytes of the oldest opening that still has some, or of the last one."""
@@ -204,6 +223,6 @@ class ReceiveBuffer:
         taken = bytes(data[:count])
         del data[:count]
         self.size -= count
-        if self.wanted:
+        if self.is_awaited:
             self.change.notify_all()
         return taken

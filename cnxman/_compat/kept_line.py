@@ -7,6 +7,7 @@ Which thread runs what: `_on_opened`, `_on_data` and `_on_closed` run on the lis
 thread runs the manager's input. All others run on users' threads.
 """
 
+import errno
 import logging
 import select
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import serial
+from automat import NoTransition
 
 from cnxman import _fork, ports
 from cnxman._compat import errors
@@ -93,14 +95,14 @@ class KeptLine:
             serial.SerialException: the manager is torn down, or belongs to the process that this one is a fork of.
         """
         self.buffer.start()
-        if self.manager.state is ConnectionState.TORNDOWN:
-            words = f"{self.manager!r} is torn down for good: make a new manager"
-            raise errors.failed(ConnectionException(words, ConnectionError(words)))
         self.opened_here = self.opened_here or self.manager.state in (ConnectionState.READY, *_GONE)
         try:
             self.manager.connect()
         except ConnectionException as error:
             raise errors.failed(error) from error
+        except NoTransition as error:
+            words = f"{self.manager!r} is torn down for good: make a new manager"
+            raise serial.SerialException(errno.ESHUTDOWN, words) from error
         if not self._is_own_thread():
             with self.buffer.lock:  # connected may be told a moment before the listener tells that the port is open
                 self.buffer.change.wait_for(lambda: self._has_port or not self._is_connected, CATCHING_UP)
@@ -230,9 +232,9 @@ class KeptLine:
             elif time.monotonic() - since >= timeout:
                 raise errors.timed_out(f"{waiting} bytes wait in {self.port}, and none went out for {timeout} s")
             with self.buffer.lock:
+                self.buffer.change.wait(DRAIN_LOOK)
                 if not self.buffer.is_open:
                     raise errors.closed_meanwhile(self.port)
-                self.buffer.change.wait(DRAIN_LOOK)
         self.use(lambda port: port.flush())  # what the driver doesn't count: its device's own few bytes
 
     def _wait_for_line(self, until: float, timeout: float, failed: int | None) -> int | None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import select
 import threading
+import types
 import warnings
 from collections.abc import Iterator
 
@@ -17,11 +18,12 @@ import serial
 import serial.rs485
 import serial.threaded
 
-from cnxman import ConnectionManager, RetryPolicy, SerialConnection
+from cnxman import ConnectionException, ConnectionManager, RetryPolicy, SerialConnection
+from cnxman._compat import kept_line
 from cnxman.compat import Serial
 from cnxman.testing import SimulatedDevice
 from tests.kit.lines import BOUND, Pty, no_leak, pattern
-from tests.kit.managers import NEVER, Caller, wait_until
+from tests.kit.managers import NEVER, Caller, Script, wait_until
 
 
 @pytest.fixture
@@ -86,6 +88,13 @@ def test_inter_byte_timeout_ends_a_read_that_has_some(port: Serial, device: Simu
     reading = Caller(lambda: port.read(10))
     device.send(b"abc")
     assert reading.join() == b"abc"
+
+
+def test_in_waiting_needs_no_poll(port: Serial, device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_line, "select", types.SimpleNamespace())
+    assert port.in_waiting == 0
+    device.send(b"abc")
+    wait_until(lambda: port.in_waiting == 3, "it has come")
 
 
 def test_read_until_ends_with_the_bytes_or_the_size(port: Serial, device: SimulatedDevice) -> None:
@@ -186,7 +195,7 @@ def test_slow_reader_holds_the_listener_and_loses_nothing(device: SimulatedDevic
     with Serial(device.port, timeout=BOUND) as port:
         device.send(data, timeout=60)
         wait_until(lambda: port.in_waiting >= 2**20, "the buffer is full")
-        assert port.read(len(data)) == data
+        assert port.read(10) + port.read(len(data) - 10) == data
 
 
 # -- writing ----------------------------------------------------------------------------------------------
@@ -241,6 +250,32 @@ def test_flush_and_output_buffer(port: Serial, device: SimulatedDevice) -> None:
     port.reset_output_buffer()
     port.flushOutput()
     port.flushInput()
+
+
+def test_flush_waits_until_everything_has_gone_out(port: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [30, 20, 20, 10, 0]
+    monkeypatch.setattr(kept_line, "unsent", lambda _: left.pop(0))
+    port.flush()
+    assert left == []
+
+
+def test_flush_times_out_when_nothing_goes_out(port: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_line, "unsent", lambda _: 30)
+    port.write_timeout = 0.1
+    with pytest.raises(serial.SerialTimeoutException, match="30 bytes wait"):
+        port.flush()
+
+
+def test_close_ends_a_flush(port: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+    monkeypatch.setattr(kept_line, "unsent", lambda _: began.set() or 30)
+    flushing = Caller(port.flush)
+    assert began.wait(BOUND)
+    port.close()
+    with pytest.raises(serial.SerialException) as raised:
+        flushing.join()
+    assert raised.value.errno
+    assert not isinstance(raised.value, serial.SerialTimeoutException)
 
 
 def test_cancel_write_does_nothing_to_a_later_write(port: Serial, device: SimulatedDevice) -> None:
@@ -301,6 +336,26 @@ def test_setting_that_the_port_has_not_is_a_valueerror_at_opening(device: Simula
     with port, pytest.raises(serial.SerialException):
         port.rs485_mode = serial.rs485.RS485Settings()
     assert port.rs485_mode is None
+
+
+def test_modem_lines_set_while_closed_count_at_the_next_opening(port: Serial) -> None:
+    port.close()
+    port.dtr = False
+    port.open()
+    assert port.connection.use(lambda plain: (plain.dtr, plain.rts)) == (False, True)
+
+
+def test_setting_refused_at_a_loss_is_taken_back_all_the_same(port: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ConnectionException("it was just pulled out", OSError(errno.EIO, "Input/output error"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(port.connection, "configure", refuse)
+        with pytest.raises(serial.SerialException, match="just pulled out"):
+            port.baudrate = 19200
+    assert port.baudrate == 9600
+    port.baudrate = 38400
+    assert port.connection.use(lambda plain: plain.baudrate) == 38400
 
 
 def test_settings_are_kept_over_an_outage(port: Serial, device: SimulatedDevice) -> None:
@@ -461,6 +516,35 @@ def test_closed_port_opens_again_with_the_same_manager(port: Serial, device: Sim
             assert port.manager is manager
             device.send(b"new")
             assert port.read(3) == b"new"
+
+
+def test_receiver_that_opens_what_is_closed_keeps_it_open(port: Serial) -> None:
+    def open_again(state: str) -> None:
+        if state == "disconnected":
+            undo()
+            port.open()
+
+    undo = port.manager.subscribe(open_again)
+    port.close()
+    assert port.is_open
+    port.write(b"*IDN?\n")
+    assert port.readline() == b"ACME\n"
+
+
+def test_receiver_may_close_and_open_the_line(port: Serial, device: SimulatedDevice) -> None:
+    done = threading.Event()
+
+    def begin_anew() -> None:
+        undo()
+        port.close()
+        port.open()
+        done.set()
+
+    undo = port.connection.subscribe(begin_anew)
+    device.send(b"x")
+    assert done.wait(BOUND)
+    port.write(b"*IDN?\n")
+    assert port.readline() == b"ACME\n"
 
 
 def test_context_manager_opens_and_closes(device: SimulatedDevice) -> None:
@@ -747,6 +831,11 @@ def test_over_refuses_what_is_no_manager_of_a_serial_connection() -> None:
         Serial.over("/dev/ttyUSB0")  # type: ignore[arg-type]
 
 
+def test_over_refuses_a_connection_that_is_not_serial() -> None:
+    with pytest.raises(TypeError, match="SerialConnection"):
+        Serial.over(ConnectionManager(Script()))
+
+
 def test_over_refuses_another_port_and_copies(meter: SimulatedDevice) -> None:
     with ConnectionManager(SerialConnection(meter.port)) as manager:
         port = Serial.over(manager)
@@ -770,6 +859,7 @@ def test_calls_raise_once_somebody_else_has_disconnected_the_manager(meter: Simu
         port = Serial.over(manager)
         reading = Caller(lambda: port.read(3))
         meter.send(b"ab")
+        wait_until(lambda: port.in_waiting == 2, "it has come")
         manager.disconnect()
         assert reading.join() == b"ab"
         for call in (port.read, lambda: port.write(b"x"), port.readline):
@@ -781,16 +871,21 @@ def test_calls_raise_once_somebody_else_has_disconnected_the_manager(meter: Simu
 
 
 def test_forked_child_has_no_line(device: SimulatedDevice, port: Serial) -> None:
+    def reopen() -> None:
+        port.close()
+        port.open()
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: threads
         child = os.fork()
     if child == 0:
-        status = 1
-        try:
-            port.read()
-        except serial.SerialException:
-            status = 0
-        os._exit(status)
+        refused = 0
+        for call in (port.read, port.readline, lambda: port.in_waiting, lambda: port.write(b"x"), reopen):
+            try:
+                call()
+            except serial.SerialException:
+                refused += 1
+        os._exit(5 - refused)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     port.write(b"*IDN?\n")
     assert port.readline() == b"ACME\n"

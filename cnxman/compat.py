@@ -21,7 +21,7 @@ from cnxman._compat.kept_line import KeptLine, unsent
 from cnxman._compat.receive_buffer import Timing
 from cnxman._compat.url import target
 from cnxman._line.settings import Settings
-from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
+from cnxman.basics import ConnectionManager, ConnectionState
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection
 
@@ -411,22 +411,17 @@ class Serial(pyserial.SerialBase):
         self._keep_extras(line)
         try:
             self._configure(line)
-        except ConnectionException as error:
-            if line.connection.is_connected:
-                self._take_back(line)
-                raise errors.refused_setting(line.port, error) or errors.failed(error) from error
-            _logger.debug("%s: set at the next opening (%s)", line.port, error)
-        except ValueError:
+        except (pyserial.SerialException, ValueError):
             self._take_back(line)
             raise
 
     def _update_rts_state(self) -> None:
         line = self._open_line()
-        line.call(lambda: setattr(line.connection, "rts", bool(self.rts)))
+        line.change(partial(setattr, line.connection, "rts", bool(self.rts)))
 
     def _update_dtr_state(self) -> None:
         line = self._open_line()
-        line.call(lambda: setattr(line.connection, "dtr", bool(self.dtr)))
+        line.change(partial(setattr, line.connection, "dtr", bool(self.dtr)))
 
     def _update_break_state(self) -> None:
         level = self.break_condition
@@ -446,10 +441,10 @@ class Serial(pyserial.SerialBase):
         with self._changing:
             if self.is_open:
                 raise pyserial.SerialException(errno.EISCONN, "Port is already open.")
-            line.call(partial(self._configure, line))
+            self._configure(line)
             for name, level in (("dtr", self.dtr), ("rts", self.rts)):
                 if (getattr(line.connection, name) is not False) != bool(level):
-                    line.call(partial(setattr, line.connection, name, bool(level)))
+                    line.change(partial(setattr, line.connection, name, bool(level)))
             self.is_open = True
         return line
 
@@ -519,15 +514,9 @@ class Serial(pyserial.SerialBase):
         """Tell the connection what has changed."""
         settings = self._line_settings()
         changes: dict[str, Any] = {name: value for name, value in settings.items() if self._applied.get(name) != value}
-        if not changes:
-            return  # it was a time-out of ours
-        try:
-            line.connection.configure(**changes)
-        except ConnectionException:
-            if not line.connection.is_connected:
-                self._applied = settings  # the connection keeps it for the next opening
-            raise
-        self._applied = settings
+        if changes:  # else it was a time-out of ours
+            line.change(partial(line.connection.configure, **changes))
+            self._applied = settings
 
     def _take_back(self, line: KeptLine) -> None:
         """A setting was refused: the ones before it count, also at the next opening."""
@@ -535,9 +524,9 @@ class Serial(pyserial.SerialBase):
             if name != "write_timeout":
                 setattr(self, f"_{name}", value)  # what SerialBase's own setter sets, before it calls us
         try:
-            line.connection.configure(**self._applied)
-        except ConnectionException as error:
-            _logger.debug("%s: %s", line.port, error)
+            line.change(partial(line.connection.configure, **self._applied))
+        except pyserial.SerialException as error:
+            _logger.warning("%s: %s", line.port, error)
 
     def _keep_extras(self, line: KeptLine) -> None:
         """What a connection is given once and for all, and was changed while it is open."""
@@ -547,7 +536,7 @@ class Serial(pyserial.SerialBase):
                 continue
             try:
                 line.keep(name, partial(_set, name, value))
-            except pyserial.SerialException:
+            except (pyserial.SerialException, ValueError):
                 setattr(self, f"_{name}", before)
                 raise
             self._extras[name] = value

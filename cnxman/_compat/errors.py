@@ -7,6 +7,13 @@ from serial.serialutil import PortNotOpenError
 
 from cnxman.basics import ConnectionException
 
+_LOST = {errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF, errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET}
+
+
+def is_loss(error: ConnectionException) -> bool:
+    """Whether the line is lost, though nobody may have noticed yet."""
+    return error.errno in _LOST
+
 
 def failed(error: ConnectionException) -> serial.SerialException:
     """What a call raises because of a `ConnectionException`; raise it from that."""

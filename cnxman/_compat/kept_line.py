@@ -157,10 +157,23 @@ class KeptLine:
         except ConnectionException as error:
             raise errors.failed(error) from error
 
+    def change(self, what: Callable[[], object]) -> None:
+        """Call something that the connection keeps for further openings: if the line is down, those are what counts.
+
+        Raises:
+            ValueError: the port refuses the value, in pyserial's words.
+            serial.SerialException: the port refuses it, in the system's.
+        """
+        try:
+            what()
+        except ConnectionException as error:
+            if self.connection.is_connected and not errors.is_loss(error):
+                raise errors.refused_setting(self.port, error) or errors.failed(error) from error
+            _logger.debug("set at the next opening: %s", error)
+
     def keep(self, name: str, what: Callable[[serial.Serial], object]) -> None:
-        """Do something to the port, now if it is up, and at each opening to come."""
-        if self.connection.is_connected:
-            self.use(what)
+        """Do something to the port, now if it is up, and at each opening to come; raises as `change`."""
+        self.change(lambda: self.connection.use(what))
         self.kept[name] = what
 
     def forget_input(self) -> None:

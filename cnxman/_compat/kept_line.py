@@ -84,7 +84,7 @@ class KeptLine:
             self._has_port = connection.is_connected
             self._is_connected = manager.is_connected
             self._is_ready = self._is_connected or not self._prepares
-        _fork.in_child(self, KeptLine.leave_to_parent)
+        _fork.after_in_child(self, KeptLine.leave_to_parent)
 
     # -- opening and closing ------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class KeptLine:
         while True:
             with self.buffer.lock:
                 self.buffer.clear()
-            if self._is_caught_up() or self._is_own_thread() or time.monotonic() >= until:
+            if self._is_drained() or self._is_own_thread() or time.monotonic() >= until:
                 break
             with self.buffer.lock:
                 self.buffer.change.wait(0.001)
@@ -312,7 +312,7 @@ class KeptLine:
             self._note_thread()
         is_connected = state is ConnectionState.CONNECTED
         if is_connected and self._prepares:
-            self._wait_until_caught_up(FORGETTING)  # what prepare() has asked for is no answer to anybody else
+            self._wait_until_drained(FORGETTING)  # what prepare() has asked for is no answer to anybody else
         with self.buffer.lock:
             self._is_connected = is_connected
             self._is_ready = self._is_ready or is_connected
@@ -358,17 +358,17 @@ class KeptLine:
             self.connection.use(_push)
         except ConnectionException:
             return  # it is down, or a kind of port without a descriptor
-        self._wait_until_caught_up(CATCHING_UP)
+        self._wait_until_drained(CATCHING_UP)
 
-    def _wait_until_caught_up(self, timeout: float) -> None:
+    def _wait_until_drained(self, timeout: float) -> None:
         until = time.monotonic() + timeout
-        while not self._is_caught_up() and not self._is_own_thread() and time.monotonic() < until:
+        while not self._is_drained() and not self._is_own_thread() and time.monotonic() < until:
             with self.buffer.lock:
                 self.buffer.change.wait(0.001)
 
-    def _is_caught_up(self) -> bool:
+    def _is_drained(self) -> bool:
         try:
-            return self.connection.is_caught_up()
+            return self.connection.is_drained()
         except ConnectionException:
             return True  # the line is lost: nothing more will come of it
 

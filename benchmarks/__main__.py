@@ -55,7 +55,7 @@ def main() -> int:
     samples: dict[str, dict[str, list[Figures | None]]] = {}
     for name in args.metrics:
         metric = METRICS[name].quick() if args.quick else METRICS[name]
-        running = [peer for peer in peers if name != "reconnect" or PEERS[peer].manages]
+        running = [peer for peer in peers if getattr(PEERS[peer], metric.needs)]
         samples[name] = {peer: [] for peer in running}
         for turn in range(metric.rounds):
             for peer in running if turn % 2 == 0 else reversed(running):

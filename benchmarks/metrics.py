@@ -125,6 +125,24 @@ def packets(peer: Peer, count: int, warm: int = 500, chunk: int = 64) -> Figures
     return {"us": wall / (count - warm) * 1e6, "CPU us": cpu / (count - warm) * 1e6}
 
 
+def calls(peer: Peer, size: int, total: int) -> Figures:
+    """Read by calls that wait, so many bytes at a time."""
+    assert peer.port is not None
+    line, got = Writer("stream", pinned=True, total=total), bytearray()
+    port, spent = peer.port(line.path), stopwatch()
+    line.tell("go")
+    while len(got) < total:
+        data = port.read(min(size, total - len(got)))
+        if not data:
+            raise RuntimeError(f"{len(got)} bytes came of {total}")
+        got += data
+    wall, cpu = spent()
+    port.close()
+    if got != pattern(total):
+        raise RuntimeError("it was not those bytes that were sent")
+    return {"us": wall / total * size * 1e6, "CPU us": cpu / total * size * 1e6}
+
+
 def latency(peer: Peer, count: int, period: float = 0.002) -> Figures:
     """Send the time, and the number of the time: how late does it come?"""
     late: list[float] = []
@@ -231,6 +249,8 @@ class Metric(NamedTuple):
     figures: str
     rounds: int
     params: dict[str, Any]
+    needs: str = "start"
+    """The attribute that a reader must have."""
 
     def quick(self) -> "Metric":
         """Return it with a third of the rounds, each with a quarter to do."""
@@ -242,17 +262,20 @@ class Metric(NamedTuple):
 SLOW, FAST = ({"total": 3 * rate, "rate": rate, "chunk": 64} for rate in (11520, 300_000))
 DROPPING = {"total": 3_000_000, "rate": 1e6, "chunk": 1000, "drop": True, "stall": 3.5, "pinned": False}
 BOUNDED = {"total": 8_000_000, "stall": 1.5, "pinned": False}
+ONE, PAGE = {"size": 1, "total": 400_000}, {"size": 4096, "total": 32_000_000}
 METRICS = {
     "flood": Metric("as fast as it goes, pinned", stream, "MB/s, CPU ms/MB", 7, {"total": 32_000_000}),
     "packets": Metric("64 bytes, then the next, pinned", packets, "us, CPU us", 7, {"count": 20000}),
     "11.5 KB/s": Metric("64 bytes at a time, pinned", stream, "CPU ms/s, calls/s", 3, SLOW),
     "300 KB/s": Metric("64 bytes at a time, pinned", stream, "CPU ms/s, calls/s, MB/s", 5, FAST),
+    "read(1)": Metric("pyserial's call, bytes that are there", calls, "us, CPU us", 5, ONE, "port"),
+    "read(4096)": Metric("likewise", calls, "us, CPU us", 5, PAGE, "port"),
     "latency": Metric("16 bytes each 2 ms, pinned", latency, "p50 us, p99 us", 5, {"count": 1500}),
     "idle": Metric("50 silent lines", hold, "CPU ms/s, wake-ups/s", 3, {"lines": 50, "seconds": 3.0}),
     "a line": Metric("of 100 beyond the first", hold, "KiB, threads, descriptors", 3, {"lines": 101}),
     "most": Metric("one more until it fails", hold, "lines", 1, {"lines": 1500, "breaking": True}),
     "stop": Metric("the slowest of ten", stop, "ms, threads left", 3, {"times": 10}),
-    "reconnect": Metric("from when the line is back after 2 s", reconnect, "ms", 3, {"seconds": 2.0}),
+    "reconnect": Metric("from when the line is back after 2 s", reconnect, "ms", 3, {"seconds": 2.0}, "manages"),
     "stall": Metric("3 MB at 1 MB/s, receiver stalls, writer drops", stream, "KB dropped", 3, DROPPING),
     "bounded": Metric("8 MB, receiver stalls, buffer_size 256 KiB", stream, "MB grown", 3, BOUNDED),
 }

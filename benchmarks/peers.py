@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydispatch import dispatcher
 
@@ -125,28 +125,59 @@ def cnxman(path: str, receiver: Receiver, managed: bool = False, **options: int)
     return connection.disconnect  # type: ignore[no-any-return]
 
 
+def pyserial_port(path: str) -> Any:
+    return import_module("serial").Serial(path, BAUD, timeout=5)
+
+
+def compat_port(path: str) -> Any:
+    return import_module("cnxman.compat").Serial(path, BAUD, timeout=5)
+
+
+def compat(path: str, receiver: Receiver, managed: bool = True) -> Stop:
+    assert managed  # it always is
+
+    def loop() -> None:
+        while port.is_open:
+            if data := port.read(port.in_waiting or 1):
+                receiver(data)
+
+    def stop() -> None:
+        port.close()
+        thread.join()
+
+    port = compat_port(path)
+    port.timeout = None
+    thread = in_thread(loop)
+    return stop
+
+
 class Peer(NamedTuple):
-    """A reader; ``slowness`` is how many times less it gets to read, one that ``manages`` outlives outages."""
+    """A reader; ``slowness`` is how many times less it gets to read, one that ``manages`` outlives outages.
+
+    One with a ``port`` can be read by calls that wait.
+    """
 
     about: str
     start: Callable[..., Stop]
     package: str = "serial"
     slowness: int = 1
     manages: bool = False
+    port: Callable[[str], Any] | None = None
 
 
 FAST, SERIALX = "serial_asyncio_fast", "serialx"
 PEERS = {
     "floor": Peer("poll, os.read, one dispatcher.send: the least with signals", floor),
     "floor without dispatch": Peer("poll, os.read, a plain call", plain_floor),
-    "pyserial ReaderThread": Peer("serial.threaded", reader_thread),
+    "pyserial ReaderThread": Peer("serial.threaded", reader_thread, port=pyserial_port),
     "pyserial-asyncio-fast": Peer("on one event loop in a thread", partial(on_event_loop, FAST), FAST),
     "serialx threads": Peer("its read in a thread, with a time-out and a flag", serialx_thread, SERIALX),
     "serialx asyncio": Peer("on one event loop in a thread", partial(on_event_loop, SERIALX), SERIALX),
     "cnxman 0.0.2": Peer("the original's SerialListener", original, "serial", 64, manages=True),
+    "cnxman.compat": Peer("its Serial in a thread", compat, "cnxman", manages=True, port=compat_port),
     "cnxman": Peer("SerialConnection", cnxman, "cnxman", manages=True),
 }
-QUICK = ["floor", "pyserial ReaderThread", "cnxman"]
+QUICK = ["floor", "pyserial ReaderThread", "cnxman.compat", "cnxman"]
 
 
 def missing(name: str) -> str | None:

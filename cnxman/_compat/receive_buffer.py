@@ -59,8 +59,8 @@ class ReceiveBuffer:
         """How many bytes are here, with what openings cost."""
         self.is_awaited = False
         """Whether the listener waits for room here."""
-        self.readers = 0
-        """How many readers wait for more than there is."""
+        self.readers: list[int] = []
+        """For each reader that waits for more than there is, how many bytes it has to see before it is worth waking."""
         self._openings = deque([bytearray()])
         self._ended: ConnectionException | None = None
         self._cancelled = False
@@ -72,10 +72,12 @@ class ReceiveBuffer:
 
     def add(self, data: bytes) -> None:
         """These bytes have come."""
-        self._openings[-1] += data
+        newest = self._openings[-1]
+        newest += data
         self.size += len(data)
         self._arrived = time.monotonic()
-        self.change.notify_all()
+        if self.readers and len(newest) >= min(self.readers):
+            self.change.notify_all()
 
     def seal(self) -> None:
         """What comes next has nothing to do with what came before."""
@@ -135,7 +137,7 @@ class ReceiveBuffer:
                 return self._consume(data, size)
             if not self.is_open:
                 raise errors.not_open()
-        return self._take(lambda data: size if len(data) >= size else 0, timing) if size > 0 else b""
+        return self._take(lambda data: size if len(data) >= size else 0, size, timing) if size > 0 else b""
 
     def read_until(self, expected: bytes, most: int | None, timing: Timing) -> bytes:
         """Up to `expected` and with it, or `most` bytes; fewer as in `read`."""
@@ -147,7 +149,7 @@ class ReceiveBuffer:
                 return most
             return end
 
-        return self._take(enough, timing)
+        return self._take(enough, 1, timing)
 
     def waiting(self) -> int:
         """How many bytes a read gets without waiting."""
@@ -169,7 +171,8 @@ class ReceiveBuffer:
                 raise errors.not_open()
             return len(self._current())
 
-    def _take(self, enough: Enough, timing: Timing) -> bytes:
+    def _take(self, enough: Enough, least: int, timing: Timing) -> bytes:
+        """Wait for bytes and take them. Fewer than `least` are certainly not enough."""
         if timing.timeout == 0:
             self._catch_up()
         began = time.monotonic()
@@ -188,21 +191,21 @@ class ReceiveBuffer:
                 if left is not None and left <= 0:
                     break
                 self._check_may_wait()
-                self._wait(left)
+                self._wait(least, left)
             if self.is_open and self.session != session:
                 return b""  # closed, and opened again: what is here now is for others
             data = self._current()
             return self._consume(data, len(data))
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, least: int, timeout: float | None) -> None:
         """Wait for news. One who wants more than there may be takes that in pieces: so the listener must not wait."""
-        self.readers += 1
+        self.readers.append(least)
         try:
             if self.is_awaited:
                 self.change.notify_all()
             self.change.wait(timeout)
         finally:
-            self.readers -= 1
+            self.readers.remove(least)
 
     def _is_over(self, data: bytearray) -> bool:
         """Whether nothing can be added to these bytes, or nobody wants it."""

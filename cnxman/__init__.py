@@ -4,10 +4,11 @@
 your own, up: it tries again for as long as it takes, and tells receivers what happens.
 """
 
-from logging import NullHandler as _NullHandler
 from logging import getLogger as _getLogger
 
 from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
+from cnxman.framing import Lines
+from cnxman.logging import LastResort as _LastResort
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection, SerialListener
 
@@ -18,10 +19,11 @@ __all__ = [
     "ConnectionException",
     "ConnectionManager",
     "ConnectionState",
+    "Lines",
     "RetryPolicy",
     "SerialConnection",
     "SerialListener",
 ]
 
-# The library by itself prints nothing: without this, Python would print warnings to stderr.
-_getLogger("cnxman").addHandler(_NullHandler())
+# Errors must not vanish where nobody has set up logging, and nothing else is printed.
+_getLogger("cnxman").addHandler(_LastResort())

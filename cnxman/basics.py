@@ -9,13 +9,15 @@ import math
 import os
 import threading
 import time
+import warnings
+import weakref
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from automat import MethodicalMachine, NoTransition
 
@@ -23,10 +25,14 @@ from cnxman import signals
 from cnxman._manager.input_queue import InputQueue
 from cnxman._manager.recovery import Recovery
 from cnxman._validation import check_timeout
+from cnxman.framing import Framer
 from cnxman.logging import RepeatFilter, loggable_class
 from cnxman.retry import RetryPolicy
 
 __all__ = ["Connection", "ConnectionException", "ConnectionManager", "ConnectionState", "ManagerStatistics"]
+
+_Frame = TypeVar("_Frame")
+_Frame_co = TypeVar("_Frame_co", covariant=True)
 
 
 class ConnectionException(Exception):
@@ -133,6 +139,26 @@ class Connection(metaclass=ABCMeta):
             error: what happened, if it is known.
         """
         signals.send(self, Connection.Signals.RAISE_ALARM, error=error)
+
+    def report_disconnect(self) -> None:
+        """Tell a manager that the connection was closed by its own `disconnect` or `teardown`, not by the manager.
+
+        Call it at the end of these methods: a manager that keeps the connection up then becomes disconnected. Within
+        an attempt, and when the manager itself calls these methods, it changes nothing.
+        """
+        manager = _manager_of(self)
+        if manager is not None:
+            manager._on_disconnected()
+
+    def is_lost(self) -> bool:
+        """Override this method to say that what was up is lost, though the alarm may not have been dealt with yet.
+
+        A manager that has been connected until now asks it for its `state`. It should answer at once, on any thread.
+
+        Returns:
+            Whether it is lost; False unless it is overridden.
+        """
+        return False
 
     def presence(self) -> Hashable | None:
         """Override this method to let a manager notice that the device has come back.
@@ -245,8 +271,13 @@ class ConnectionManager:
     `manager.state` or `manager.is_connected`.
 
     Args:
-        connection: what to keep up. It has one manager at a time.
+        connection: what to keep up. It has one manager at a time. Connect and disconnect it by the manager: what
+            calls the connection's own `disconnect` or `teardown` makes the manager disconnected.
         retry: how long to wait between attempts, and how many to make.
+
+    Raises:
+        TypeError: for a connection or a policy that is none.
+        ValueError: if another manager keeps this connection up.
     """
 
     logger: logging.Logger
@@ -264,6 +295,7 @@ class ConnectionManager:
             raise TypeError(f"connection must be a Connection, not {connection!r}")
         if not isinstance(retry, RetryPolicy):
             raise TypeError(f"retry must be a RetryPolicy, not {retry!r}")
+        _check_unmanaged(connection)
         self._connection = connection
         self._inputs = InputQueue(f"manager of {connection}")
         self._recovery = Recovery(lambda: connection.presence(), retry, self._inputs.clock)
@@ -274,6 +306,7 @@ class ConnectionManager:
         self._statistics = ManagerStatistics()
         self._failure_log = RepeatFilter()
         self._interrupt: BaseException | None = None
+        self._attempting: int | None = None  # the thread of the attempt that is under way
         signals.subscribe_weakly(connection, self._on_alarm, Connection.Signals.RAISE_ALARM)
 
     def __repr__(self) -> str:
@@ -281,27 +314,37 @@ class ConnectionManager:
 
     # -- what users call ----------------------------------------------------------------------------------
 
-    def connect(self) -> None:
+    def connect(self, *, wait: bool = True) -> None:
         """Connect, and keep the connection up from now on.
 
         Returns when an attempt is over, whatever became of it; recovering goes on in the background. The
         attempt runs on the caller's thread. While one is under way, its outcome is waited for. During the
         wait between two attempts, the next one is made at once.
 
+        Args:
+            wait: False to return at once, and have the attempt made on the manager's own thread: for those who must
+                not block, such as the main thread of a graphical program.
+
         Raises:
             automat.NoTransition: if the manager is torn down.
             ConnectionException: if the system gives us no thread to recover on.
+            ValueError: if another manager keeps this connection up.
             KeyboardInterrupt, SystemExit: what interrupted the attempt; the manager is disconnected then.
         """
         if self._is_inherited:
             message = f"{self._connection!r} belongs to the process that this one was forked from; make your own here"
             raise ConnectionException(message, ConnectionError(message))
+        _claim(self)
+        run = partial(self._run_input, self._connect)
+        if not wait and self.state is not ConnectionState.TORNDOWN:
+            self._inputs.post("connect", run, if_retained=False)
+            return
         if self._inputs.await_current(self._is_connecting, unless_queued=("disconnect", "teardown")):
             return
         try:
-            self._inputs.submit("connect", partial(self._run_input, self._connect))
+            self._inputs.submit("connect", run)
         except NoTransition as refused:
-            refused.add_note(f"{self!r} is torn down for good: make a new manager")
+            refused.args = (f"{self!r} is torn down for good: make a new manager ({refused})",)
             raise
 
     def disconnect(self) -> None:
@@ -313,6 +356,79 @@ class ConnectionManager:
         """Disconnect and release everything, for good. When this returns no thread of the library is left."""
         if not self._is_inherited:
             self._inputs.submit("teardown", partial(self._run_input, self._teardown))
+
+    def query(
+        self,
+        question: bytes,
+        until: bytes | int | Framer[_Frame] = b"\n",
+        *,
+        timeout: float | None = 1.0,
+        patience: float = 60.0,
+    ) -> bytes | _Frame:
+        """Ask the device, and wait for its answer, in spite of outages; see `SerialConnection.query`.
+
+        While the connection is down this waits for it. A question whose answer an outage cut off is asked again.
+
+        Args:
+            question: written as it is.
+            until: where the answer ends.
+            timeout: how long to wait for the answer once the question is written, in seconds.
+            patience: for how long to wait for the connection and to ask again, in seconds.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ConnectionException: there was no answer; its `inner` is a TimeoutError if the device was silent, or if it
+                was not connected in time. Also at once if the manager is disconnected or torn down.
+            TypeError: if the connection has no `query`, as a `SerialConnection` has it.
+        """
+        ask = getattr(self._connection, "query", None)
+        if not callable(ask):
+            raise TypeError(f"{self._connection!r} cannot be asked: it has no method query")
+        check_timeout(patience, "patience")
+        end = time.monotonic() + patience
+        while True:
+            self._await_connection(end, patience)
+            connects = self._statistics.connects
+            try:
+                answer: bytes | _Frame = ask(question, until, timeout=timeout)
+                return answer
+            except TimeoutError as silence:
+                raise ConnectionException(str(silence), silence) from silence
+            except ConnectionException:
+                if self.is_connected and self._statistics.connects == connects:
+                    raise  # the line is up all the same, so that asking again would be no better
+
+    def frames(self, framer: Framer[_Frame], timeout: float | None = None) -> Iterator[_Frame]:
+        """The frames that come from now on, in spite of outages: `for line in manager.frames(Lines()): ...`.
+
+        It ends when the manager is disconnected or torn down.
+
+        Args:
+            framer: one of `cnxman.framing`; it serves this iterator alone.
+            timeout: how long to wait for each frame, in seconds; None for as long as it takes.
+
+        Returns:
+            The iterator. It raises a TimeoutError when no frame came in time, after which `next` may be called again,
+            and a `ConnectionException` when the manager gives up. Drop it when you take no more.
+
+        Raises:
+            TypeError: if the connection has no `frames`, as a `SerialConnection` has it; or for what is no framer.
+        """
+        if not isinstance(self._connection, _GivesFrames):
+            raise TypeError(f"{self._connection!r} has no frames: it has no method frames")
+        frames: _EndlessFrames[_Frame] = self._connection.frames(framer, timeout)
+        reference = weakref.ref(frames)
+
+        def on_state(state: ConnectionState, error: ConnectionException | None) -> None:
+            if state in _DOWN_FOR_GOOD and (taken := reference()) is not None:
+                taken.finish(error)
+
+        weakref.finalize(frames, self.subscribe(on_state)).atexit = False
+        if self.state in _DOWN_FOR_GOOD:
+            frames.finish(None)
+        return frames
 
     def wait_until_connected(self, timeout: float | None = None) -> bool:
         """Wait until the manager is connected.
@@ -353,8 +469,16 @@ class ConnectionManager:
 
     @property
     def state(self) -> ConnectionState:
-        """The state now. Answers at once, whatever is under way."""
-        return ConnectionState.TORNDOWN if self._is_inherited else ConnectionState(self._serialized())
+        """The state now. Answers at once, whatever is under way.
+
+        Once the connection says that it is lost, this is recovering, though the manager's thread may not have come to
+        the alarm yet.
+        """
+        if self._is_inherited:
+            return ConnectionState.TORNDOWN
+        state = self._machine_state
+        is_lost = state is ConnectionState.CONNECTED and self._connection.is_lost()
+        return ConnectionState.RECOVERING if is_lost else state
 
     @property
     def is_connected(self) -> bool:
@@ -592,12 +716,30 @@ class ConnectionManager:
         """Whether this is a forked child of the process that keeps the connection up."""
         return self._process is not None and self._process != os.getpid()
 
+    @property
+    def _machine_state(self) -> ConnectionState:
+        return ConnectionState(self._serialized())
+
     def _is_connecting(self) -> bool:
-        return self.state is ConnectionState.CONNECTING
+        return self._machine_state is ConnectionState.CONNECTING
+
+    def _await_connection(self, end: float, patience: float) -> None:
+        if self.state in (ConnectionState.READY, *_DOWN_FOR_GOOD):
+            message = f"{self._connection} is not kept up: the manager is {self.state}"
+            raise ConnectionException(message, ConnectionError(message))
+        if not self.wait_until_connected(max(0.0, end - time.monotonic())):
+            message = f"{self._connection} was not connected within {patience} s"
+            why = f": {self._error}" if self._error is not None else ""
+            raise ConnectionException(message + why, TimeoutError(message))
 
     def _on_alarm(self, error: ConnectionException | None = None) -> None:
         """Note an alarm. Runs on the thread that raised it; the worker makes the change."""
-        self._inputs.enqueue_alarm(partial(self._run_input, partial(self._alarm, error)))
+        self._inputs.post("alarm", partial(self._run_input, partial(self._alarm, error)), if_retained=True)
+
+    def _on_disconnected(self) -> None:
+        """Note that the connection was closed, unless an attempt closes what is left of the one before."""
+        if self._attempting != threading.get_ident():
+            self._inputs.post("disconnect", partial(self._run_input, self._disconnect), if_retained=True)
 
     def _run_input(self, feed: Callable[[], None]) -> None:
         """Run one input. If it is interrupted, complete the transition: the machine never stays in connecting."""
@@ -611,9 +753,9 @@ class ConnectionManager:
                 raise interrupt
 
     def _complete_transition(self) -> None:
-        if self.state is ConnectionState.CONNECTING:
+        if self._machine_state is ConnectionState.CONNECTING:
             self._gave_up(None)
-        elif self.state is not self._published:
+        elif self._machine_state is not self._published:
             self._interrupted()
 
     def _retain(self) -> None:
@@ -625,10 +767,12 @@ class ConnectionManager:
 
     def _stop_keeping_up(self) -> None:
         self._inputs.release()
+        _unclaim(self)
         self._process = None
 
     def _try_connect(self) -> ConnectionException | None:
         """One attempt: None if it succeeded, otherwise why it didn't."""
+        self._attempting = threading.get_ident()
         try:
             if self._connection.try_connect():
                 return None
@@ -636,6 +780,8 @@ class ConnectionManager:
             error = raised if isinstance(raised, ConnectionException) else ConnectionException.from_exception(raised)
             self._log(self._failure_log.level(str(error)), "the attempt raised %s", error, exc_info=raised)
             return error
+        finally:
+            self._attempting = None
         return self._connection.last_error or _unexplained_error("the attempt failed and gave no reason")
 
     def _call_safely(self, method: Callable[[], None]) -> None:
@@ -647,20 +793,91 @@ class ConnectionManager:
             self._interrupt = interrupt
 
     def _publish_state(self, error: ConnectionException | None) -> None:
-        state, previous = self.state, self._published
+        state, previous = self._machine_state, self._published
         self._inputs.notify()
         self._log(logging.DEBUG, "%s: %s -> %s (%s)", self.connection, previous, state, error)
         self._published = state
         signals.send(self, ConnectionManager.Signals.STATE_CHANGED, state=state, previous=previous, error=error)
 
     def _log(self, level: int, message: str, *args: object, exc_info: Exception | None = None) -> None:
-        known = {"port": _port_of(self.connection), "state": self.state}
+        known = {"port": _port_of(self.connection), "state": self._machine_state}
         self.logger.log(level, message, *args, exc_info=exc_info, extra=known)
 
+
+_DOWN_FOR_GOOD = (ConnectionState.DISCONNECTED, ConnectionState.TORNDOWN)
+"""The states in which nothing comes until somebody connects."""
+
+
+class _EndlessFrames(Iterator[_Frame_co], Protocol[_Frame_co]):
+    """Frames that go on after an outage, until they are finished."""
+
+    def finish(self, error: ConnectionException | None) -> None:
+        """Have them end, with this error or without one."""
+
+
+@runtime_checkable
+class _GivesFrames(Protocol):
+    """A connection that gives frames in spite of outages, as a `SerialConnection` does."""
+
+    def frames(self, framer: Framer[_Frame], timeout: float | None = ..., /) -> _EndlessFrames[_Frame]:
+        """See `SerialConnection.frames`."""
+        ...
+
+
+class _AlwaysTrue:
+    """Stands for a state on the class: asked of a manager it warns, as `if manager.connected:` is always true."""
+
+    def __init__(self, state: object) -> None:
+        self._state = state
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, manager: ConnectionManager | None, owner: type) -> object:
+        if manager is not None:
+            advice = "is_connected" if self._name == "connected" else f'state == "{self._name}"'
+            warnings.warn(
+                f"manager.{self._name} is a part of the machine and always true: ask manager.{advice}", stacklevel=2
+            )
+        return self._state
+
+
+for _state in ConnectionState:
+    _stand_in = _AlwaysTrue(vars(ConnectionManager)[_state])
+    _stand_in.__set_name__(ConnectionManager, _state.value)
+    setattr(ConnectionManager, _state, _stand_in)
 
 signals.declare(Connection.Signals.RAISE_ALARM, "error")
 signals.declare(ConnectionManager.Signals.STATE_CHANGED, "state", "previous", "error")
 signals.declare(ConnectionManager.Signals.RETRY_SCHEDULED, "attempt", "delay", "error")
+
+
+_claiming = threading.Lock()
+
+
+def _manager_of(connection: Connection) -> ConnectionManager | None:
+    """The manager that keeps a connection up."""
+    reference: weakref.ref[ConnectionManager] | None = connection.__dict__.get("_kept_up_by")
+    return None if reference is None else reference()
+
+
+def _check_unmanaged(connection: Connection, manager: ConnectionManager | None = None) -> None:
+    """Refuse a connection that another manager keeps up."""
+    other = _manager_of(connection)
+    if other is not None and other is not manager and not other._is_inherited:
+        raise ValueError(f"{connection!r} is kept up by {other!r}: it has one manager at a time")
+
+
+def _claim(manager: ConnectionManager) -> None:
+    """From now on no other manager may keep its connection up."""
+    with _claiming:
+        _check_unmanaged(manager.connection, manager)
+        manager.connection.__dict__["_kept_up_by"] = weakref.ref(manager)
+
+
+def _unclaim(manager: ConnectionManager) -> None:
+    with _claiming:
+        manager.connection.__dict__.pop("_kept_up_by", None)
 
 
 def _unexplained_error(message: str) -> ConnectionException:

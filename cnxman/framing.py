@@ -36,9 +36,9 @@ time.
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
-from typing import Literal, Protocol, runtime_checkable
+from typing import Generic, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 __all__ = ["DEFAULT_LIMIT", "FixedLength", "Framer", "LengthPrefixed", "Lines", "Markers"]
 
@@ -51,8 +51,12 @@ _HEAD = 16  # so many bytes of a frame that was given up are in the log
 _logger = logging.getLogger("cnxman.framing")
 
 
+FrameT_co = TypeVar("FrameT_co", covariant=True)
+"""What a framer gives: bytes mostly, str for `Lines` with an encoding."""
+
+
 @runtime_checkable
-class Framer(Protocol):
+class Framer(Protocol[FrameT_co]):
     """What cuts bytes into frames: anything with these two methods will do.
 
     >>> class Dots:
@@ -69,7 +73,7 @@ class Framer(Protocol):
     True
     """
 
-    def feed(self, data: bytes, /) -> list[bytes]:
+    def feed(self, data: bytes, /) -> Sequence[FrameT_co]:
         """Take the bytes that came; give the frames that they complete, oldest first."""
         ...
 
@@ -214,7 +218,10 @@ class _Counted(_Bounded, ABC):
 # -- the framers ------------------------------------------------------------------------------------------
 
 
-class Lines(_Marked):
+LineT = TypeVar("LineT", bytes, str)
+
+
+class Lines(_Marked, Generic[LineT]):
     r"""Lines: frames that end with a separator.
 
     An empty line is a frame, b"". A line is given as soon as the last byte of its separator has come.
@@ -225,6 +232,8 @@ class Lines(_Marked):
     [b'one', b'two']
     >>> Lines((b"OK\r\n", b"ERROR\r\n"), keep=True).feed(b"+CSQ: 17,0\r\nOK\r\nERROR\r\n")
     [b'+CSQ: 17,0\r\nOK\r\n', b'ERROR\r\n']
+    >>> Lines(encoding="ascii").feed(b"one\n\xff\n")
+    ['one', '\ufffd']
 
     Args:
         separator: What ends a line, or a tuple of all that may. With b"\n", a b"\r" just before it belongs to
@@ -232,15 +241,40 @@ class Lines(_Marked):
         keep: Whether lines come with their separators. (With both b"\r" and b"\n", a line that ends with
             b"\r\n" comes with the b"\r" only: it is given before the b"\n" is there.)
         limit: The longest line let through, in bytes, its separator not counted.
+        encoding: Lines are given as str, decoded so, such as "utf-8" or "ascii"; what cannot be decoded, as U+FFFD.
+            None gives bytes.
 
     Raises:
         TypeError: For a separator that isn't bytes, or a limit that isn't an int.
         ValueError: For an empty separator, one that could never be found because another one in it comes
-            first, or a limit under 1.
+            first, a limit under 1, or an encoding that Python doesn't know.
     """
 
+    @overload
     def __init__(
-        self, separator: bytes | tuple[bytes, ...] = _LF, *, keep: bool = False, limit: int = DEFAULT_LIMIT
+        self: "Lines[bytes]",
+        separator: bytes | tuple[bytes, ...] = ...,
+        *,
+        keep: bool = ...,
+        limit: int = ...,
+        encoding: None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Lines[str]",
+        separator: bytes | tuple[bytes, ...] = ...,
+        *,
+        keep: bool = ...,
+        limit: int = ...,
+        encoding: str,
+    ) -> None: ...
+    def __init__(
+        self,
+        separator: bytes | tuple[bytes, ...] = b"\n",
+        *,
+        keep: bool = False,
+        limit: int = DEFAULT_LIMIT,
+        encoding: str | None = None,
     ) -> None:
         separators = separator if isinstance(separator, tuple) else (separator,)
         if not separators:
@@ -251,16 +285,18 @@ class Lines(_Marked):
         _check_cuts("separator", ends)
         super().__init__(_any_of(ends), max(map(len, ends)), limit)
         self._keep = keep
+        self._encoding = _checked_encoding(encoding)
         self._after_cr = False
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+    def feed(self, data: bytes | bytearray | memoryview) -> list[LineT]:
         """Take the bytes that came; give the lines that they complete, oldest first."""
-        lines = []
+        lines: list[LineT] = []
         for content, end in self._pieces(data):
             belongs = self._after_cr and content == b"" and end == _LF
             self._after_cr = end == _CR
             if content is not None and not belongs:
-                lines.append(content + end if self._keep else content)
+                line = content + end if self._keep else content
+                lines.append(line if self._encoding is None else line.decode(self._encoding, "replace"))  # type: ignore[arg-type]  # as the overloads say
         return lines
 
     def reset(self) -> None:
@@ -477,6 +513,19 @@ def _checked_count(name: str, value: object, least: int | None = None) -> int:
     if least is not None and value < least:
         raise ValueError(f"{name}: {value}, must be at least {least}")
     return value
+
+
+def _checked_encoding(encoding: object) -> str | None:
+    """Give the name of an encoding of text, if it is one, or None."""
+    if encoding is None:
+        return None
+    if not isinstance(encoding, str):
+        raise TypeError(f"encoding: {encoding!r} is {type(encoding).__name__}, must be str or None")
+    try:
+        b" ".decode(encoding, "replace")
+    except LookupError as unknown:
+        raise ValueError(f"encoding: Python knows no encoding of text {encoding!r}, but such as 'utf-8'") from unknown
+    return encoding
 
 
 def _check_cuts(name: str, markers: set[bytes]) -> None:

@@ -71,3 +71,35 @@ def printable(text: str, most: int = 200) -> str:
     """
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
     return shown if len(text) <= most else f"{shown}..."
+
+
+class LastResort(logging.NullHandler):
+    """Shows warnings and errors on standard error, each once, where nobody has set up logging.
+
+    The library has it on its logger `cnxman`. As soon as a program gives a logger a handler of its own, on whichever
+    level above the record's, this one is silent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[tuple[str, str, object]] = set()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Show a record, unless it is below a warning, was shown before, or somebody else handles it."""
+        if record.levelno < logging.WARNING or self._is_handled(record.name):
+            return False
+        kind = record.exc_info[0] if record.exc_info else None
+        shown = (record.name, str(record.msg), kind)
+        if shown in self._shown or logging.lastResort is None:
+            return False
+        self._shown.add(shown)
+        logging.lastResort.handle(record)
+        return True
+
+    def _is_handled(self, name: str) -> bool:
+        logger: logging.Logger | None = logging.getLogger(name)
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return True
+            logger = logger.parent if logger.propagate else None
+        return False

@@ -25,14 +25,14 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 from cnxman import signals
 from cnxman._validation import check_size, check_timeout
 from cnxman.basics import ConnectionException
 from cnxman.framing import Framer, check_framer
 
-__all__ = ["Frames", "SerialReader", "Until"]
+__all__ = ["ContinuousFrames", "Frames", "SerialReader", "Until"]
 
 _logger = logging.getLogger(__name__)
 
@@ -47,10 +47,11 @@ DRAIN_INTERVAL = 0.002
 
 _SHOWN = 100  # bytes in a message
 
+_Frame = TypeVar("_Frame")
 _Wanted = Callable[[], int]
 """Says how many of the bytes in the queue to take; 0 for as long as what is wanted isn't all there."""
 
-Until = bytes | int | Framer
+Until = bytes | int | Framer[bytes]
 """Where an answer ends: after these bytes, after so many bytes, or with the first frame."""
 
 
@@ -300,7 +301,7 @@ class SerialReader:
         """
         return self._take(*self._terminator_ready(terminator), timeout)
 
-    def frames(self, framer: Framer, timeout: float | None = None) -> "Frames":
+    def frames(self, framer: Framer[_Frame], timeout: float | None = None) -> "Frames[_Frame]":
         """An iterator over frames, which waits for each of them; see `cnxman.framing`.
 
         Args:
@@ -313,7 +314,7 @@ class SerialReader:
         """
         return Frames(self, framer, timeout)
 
-    def ask(self, question: bytes, until: Until, timeout: float | None) -> bytes:
+    def ask(self, question: bytes, until: bytes | int | Framer[_Frame], timeout: float | None) -> bytes | _Frame:
         """Send a question and wait for its answer; see `SerialConnection.query`."""
         answer = self._awaited_answer(until, timeout)
         self._drain(timeout)
@@ -325,7 +326,9 @@ class SerialReader:
 
     # -- how ----------------------------------------------------------------------------------------------
 
-    def _awaited_answer(self, until: Until, timeout: float | None) -> Callable[[], bytes]:
+    def _awaited_answer(
+        self, until: bytes | int | Framer[_Frame], timeout: float | None
+    ) -> Callable[[], bytes | _Frame]:
         """What waits for the answer."""
         if isinstance(until, bytes):
             return partial(self._take, *self._terminator_ready(until), timeout)
@@ -404,7 +407,7 @@ class SerialReader:
         return f"{what} did not come within {timeout} s: {came}{down}"
 
 
-class Frames(Iterator[bytes]):
+class Frames(Iterator[_Frame]):
     """The frames that a reader's data make; see `SerialReader.frames`.
 
     Args:
@@ -413,17 +416,17 @@ class Frames(Iterator[bytes]):
         timeout: how long to wait for each frame, in seconds.
     """
 
-    def __init__(self, reader: SerialReader, framer: Framer, timeout: float | None) -> None:
+    def __init__(self, reader: SerialReader, framer: Framer[_Frame], timeout: float | None) -> None:
         check_framer(framer)
         check_timeout(timeout)
         framer.reset()
         self._reader = reader
         self._framer = framer
         self._timeout = timeout
-        self._ready: deque[bytes] = deque()
+        self._ready: deque[_Frame] = deque()
         self._last = bytearray()  # the end of what came, for a message
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> _Frame:
         """Wait for the next frame."""
         until = None if self._timeout is None else time.monotonic() + self._timeout
         while not self._ready:
@@ -437,6 +440,84 @@ class Frames(Iterator[bytes]):
 
     def _timeout_message(self) -> str:
         return f"no whole frame came within {self._timeout} s: {_preview(self._last)}"
+
+
+class ContinuousFrames(Iterator[_Frame]):
+    """The frames that a connection receives from now on, in spite of outages; see `SerialConnection.frames`.
+
+    Take them from one thread at a time. It is bounded as a reader is: close it when you take no more.
+
+    Args:
+        connection: where the data come from.
+        stream: the connection's signals.
+        framer: what cuts them. It is reset at each opening of the port.
+        timeout: how long to wait for each frame, in seconds.
+    """
+
+    def __init__(
+        self, connection: Readable, stream: StreamSignals, framer: Framer[_Frame], timeout: float | None
+    ) -> None:
+        check_framer(framer)
+        check_timeout(timeout)
+        framer.reset()
+        self._connection = connection
+        self._framer = framer
+        self._timeout = timeout
+        self._ready: deque[_Frame] = deque()
+        self._queue = ReceiveQueue(connection, stream, connection.buffer_size, across_reconnects=True)
+
+    def __next__(self) -> _Frame:
+        """Wait for the next frame.
+
+        Raises:
+            StopIteration: it was closed, or the manager was disconnected or torn down.
+            TimeoutError: no whole frame came in time; `next` may be called again.
+            ConnectionException: the manager gave up.
+            RuntimeError: called from a receiver on the connection's own listener thread.
+        """
+        self._connection.check_may_wait()
+        end = math.inf if self._timeout is None else time.monotonic() + self._timeout
+        while not self._ready:
+            self._ready.extend(self._framer.feed(self._take(end)))
+        return self._ready.popleft()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_queue"):  # or its making has failed
+            self._queue.is_abandoned = True
+
+    def close(self) -> None:
+        """Receive no more; whoever waits for a frame gets a StopIteration. From any thread; twice does nothing."""
+        self._queue.close()
+
+    def finish(self, error: ConnectionException | None) -> None:
+        """Nothing more will come: what has come is still given, then `error` is raised, or StopIteration."""
+        self._queue.finish(error)
+
+    def _take(self, end: float) -> bytes:
+        """Wait for data until a moment, and take them; the framer is reset where an opening begins."""
+        queue = self._queue
+        with queue.change:
+            left = None if end == math.inf else max(0.0, end - time.monotonic())
+            if not queue.change.wait_for(lambda: queue.data or queue.ended, left):
+                down = "" if self._connection.is_connected else f", and {self._connection.port} is not connected"
+                raise TimeoutError(f"no whole frame came within {self._timeout} s{down}")
+            if queue.is_first_of_opening():
+                self._framer.reset()
+            data = queue.take(MOST_AT_ONCE)
+        if not data:
+            if queue.error is not None:
+                raise ConnectionException(queue.error.message, queue.error)
+            raise StopIteration
+        return data
 
 
 def _is_ending() -> bool:

@@ -52,6 +52,19 @@ class RetryPolicy:
         if self.attempts is not None:
             _check_count("attempts", self.attempts)
 
+    @classmethod
+    def fixed(cls, seconds: float, *, attempts: int | None = None) -> "RetryPolicy":
+        """A policy that always waits the same time: `RetryPolicy.fixed(5)` is `RetryPolicy(5, 1, 5, 0)`.
+
+        Args:
+            seconds: each wait, in seconds; 0 is allowed.
+            attempts: see `RetryPolicy`.
+
+        Raises:
+            ValueError, TypeError: as `RetryPolicy` does.
+        """
+        return cls(initial=seconds, factor=1, maximum=seconds, jitter=0, attempts=attempts)
+
     def delay(self, failures: int) -> float:
         """The wait after failure number `failures`.
 

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypeVar, Unpack
+from typing import TYPE_CHECKING, Protocol, TypeVar, Unpack, overload
 
 import serial as pyserial
 
@@ -36,13 +36,14 @@ from cnxman._validation import check_size, check_timeout
 from cnxman.basics import Connection, ConnectionException, ManagerStatistics, find_errno
 from cnxman.framing import Framer, check_framer
 from cnxman.logging import RepeatFilter, loggable_class
-from cnxman.reading import SerialReader, StreamSignals, Until
+from cnxman.reading import ContinuousFrames, SerialReader, StreamSignals
 
 if TYPE_CHECKING:  # what stands in for pyserial may lack it
     from serial.rs485 import RS485Settings
 
 __all__ = ["DriverCounts", "SerialConnection", "SerialListener", "SerialStatistics"]
 
+_Frame = TypeVar("_Frame")
 _Result = TypeVar("_Result")
 
 BUFFER_SIZE = 16 * 2**20
@@ -381,10 +382,15 @@ class SerialConnection(Connection):
         if not self._is_inherited:
             _, opening = self._supersede(is_wanted=False)
             self._close(opening)
+            self.report_disconnect()
 
     def teardown(self) -> None:
         """Release the serial port entirely."""
         self.disconnect()
+
+    def is_lost(self) -> bool:
+        """Whether the last attempt failed or the line was lost. Answers at once."""
+        return self.last_error is not None
 
     def presence(self) -> Hashable | None:
         """Whether the port is there, and which one: what lets a manager try at once when an adapter is back."""
@@ -447,7 +453,31 @@ class SerialConnection(Connection):
         """
         return SerialReader(self, _STREAM, buffer_size=buffer_size)
 
-    def query(self, question: bytes, until: Until = b"\n", *, timeout: float | None = 1.0) -> bytes:
+    def frames(self, framer: Framer[_Frame], timeout: float | None = None) -> ContinuousFrames[_Frame]:
+        """The frames that come from now on, in spite of outages: `for line in connection.frames(Lines()): ...`.
+
+        A manager's `frames` also ends when the manager is disconnected.
+
+        Args:
+            framer: one of `cnxman.framing`; it serves this iterator alone. Half a frame from before an outage is never
+                glued to one from after.
+            timeout: how long to wait for each frame, in seconds; None for as long as it takes.
+
+        Returns:
+            The iterator. Close it, or drop it, when you take no more: one that is full delays all receivers.
+
+        Raises:
+            TypeError, ValueError: for what is no framer or no time-out.
+        """
+        return ContinuousFrames(self, _STREAM, framer, timeout)
+
+    @overload
+    def query(self, question: bytes, until: bytes | int = ..., *, timeout: float | None = ...) -> bytes: ...
+    @overload
+    def query(self, question: bytes, until: Framer[_Frame], *, timeout: float | None = ...) -> _Frame: ...
+    def query(
+        self, question: bytes, until: bytes | int | Framer[_Frame] = b"\n", *, timeout: float | None = 1.0
+    ) -> bytes | _Frame:
         r"""Ask the device, and wait for its answer: `connection.query(b"*IDN?\n")`.
 
         What came before the question isn't taken for its answer. Questions from several threads are asked one after
@@ -476,24 +506,28 @@ class SerialConnection(Connection):
         with self._query_lock, self.reader() as reader:
             return reader.ask(question, until, timeout)
 
-    def add_framer(self, framer: Framer) -> Callable[[], None]:
+    def add_framer(
+        self, framer: Framer[_Frame], receiver: Callable[[_Frame], object] | None = None
+    ) -> Callable[[], None]:
         r"""Have received data cut into frames: each one is sent as `Signals.FRAME_RECEIVED`.
 
         The framer is reset at each opening, so half a frame from before an outage is never glued to one from after.
 
-            connection.add_framer(Lines())
-            connection.subscribe(lambda frame: print(frame), SerialConnection.Signals.FRAME_RECEIVED)
+            connection.add_framer(Lines(encoding="ascii"), print)
 
         Args:
             framer: one of `cnxman.framing`, or anything with its `feed` and `reset`; it serves this connection alone.
+            receiver: called with each frame of this framer, on the listener's thread; None for none.
 
         Returns:
             A function that ends it.
 
         Raises:
-            TypeError: if it is no framer.
+            TypeError: if it is no framer, or the receiver cannot be called.
         """
         check_framer(framer)
+        if receiver is not None and not callable(receiver):
+            raise TypeError(f"a receiver must be callable, not {receiver!r}")
 
         def reset() -> None:
             framer.reset()
@@ -502,6 +536,8 @@ class SerialConnection(Connection):
             dispatch = signals.current_dispatch() or signals.Dispatch()
             frames = signals.Emitter(self, SerialConnection.Signals.FRAME_RECEIVED, dispatch)
             for frame in framer.feed(data):
+                if receiver is not None and not dispatch.cancelled:
+                    self._call_with_frame(receiver, frame, dispatch)
                 if not dispatch.cancelled:
                     frames.send(frame=frame, framer=framer)
 
@@ -515,6 +551,13 @@ class SerialConnection(Connection):
                 each()
 
         return end
+
+    def _call_with_frame(self, receiver: Callable[[_Frame], object], frame: _Frame, dispatch: signals.Dispatch) -> None:
+        dispatch.receiver = receiver
+        try:
+            receiver(frame)
+        except Exception:
+            self.logger.exception("%s, a receiver of frames, raised", signals.name_of(receiver))
 
     def subscribe(self, receiver: signals.Receiver, signal: Hashable = Signals.DATA_RECEIVED) -> Callable[[], None]:
         """Have `receiver` called for one of this connection's signals; see `Connection.subscribe`."""
@@ -798,7 +841,8 @@ class SerialConnection(Connection):
         line = opening.listener._line if opening is not None and opening.listener.is_listening else None
         if line is None:
             cause = self.last_error or ConnectionError("not connected")
-            raise ConnectionException(f"{self._port} is not connected", cause) from cause
+            why = f": {cause}" if self.last_error is not None else ""
+            raise ConnectionException(f"{self._port} is not connected{why}", cause) from cause
         return line
 
     def _set_line(self, name: str, level: bool | None) -> None:

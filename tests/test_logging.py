@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-import cnxman
 from cnxman.basics import ConnectionManager
 from cnxman.logging import RepeatFilter, loggable_class
 from cnxman.serial import SerialConnection
@@ -79,8 +78,41 @@ def test_first_then_debug() -> None:
     assert [complaint.level("a"), complaint.level("a")] == [warning, debug]
 
 
-def test_the_librarys_logger_prints_nothing_by_itself() -> None:
-    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger(cnxman.__name__).handlers)
-    script = "import logging, cnxman; logging.getLogger('cnxman.basics').error('a word')"
+def printed_by(script: str) -> str:
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=30)
-    assert (done.stdout, done.stderr) == ("", "")
+    assert not done.stdout
+    return done.stderr
+
+
+def test_without_logging_warnings_and_errors_are_shown_once() -> None:
+    script = (
+        "import logging, cnxman\n"
+        "logger = logging.getLogger('cnxman.basics')\n"
+        "for number in range(3):\n"
+        "    logger.info('info'); logger.warning('a warning, %d', number); logger.error('an error')\n"
+    )
+    assert printed_by(script) == "a warning, 0\nan error\n"
+
+
+def test_what_a_receiver_raises_is_shown_without_logging() -> None:
+    script = (
+        "from cnxman import Connection, signals\n"
+        "class Thing(Connection):\n"
+        "    try_connect = disconnect = teardown = lambda self: True\n"
+        "thing = Thing()\n"
+        "thing.subscribe(lambda: 1 / 0)\n"
+        "thing.raise_alarm(); thing.raise_alarm()\n"
+    )
+    shown = printed_by(script)
+    assert shown.count("a receiver of Signals.RAISE_ALARM, raised") == 1
+    assert "ZeroDivisionError" in shown
+
+
+@pytest.mark.parametrize("name", ["cnxman", "cnxman.basics", ""])
+def test_with_a_handler_of_the_programs_own_nothing_more_is_shown(name: str) -> None:
+    script = (
+        "import logging, cnxman\n"
+        f"logging.getLogger({name!r}).addHandler(logging.NullHandler())\n"
+        "logging.getLogger('cnxman.basics').error('an error')\n"
+    )
+    assert printed_by(script) == ""

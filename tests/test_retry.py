@@ -136,3 +136,11 @@ def test_waits_lie_between_their_bounds(initial: float, more: float, factor: flo
     if count < 50:
         exact = min(Fraction(initial) * Fraction(factor) ** (count - 1), Fraction(initial + more))
         assert whole == pytest.approx(float(exact))
+
+
+def test_a_fixed_policy_always_waits_the_same() -> None:
+    assert RetryPolicy.fixed(5) == RetryPolicy(5, 1, 5, 0)
+    assert [RetryPolicy.fixed(5, attempts=3).delay(n) for n in (1, 2, 100)] == [5, 5, 5]
+    assert RetryPolicy.fixed(0, attempts=3).attempts == 3
+    with pytest.raises(ValueError, match="initial must be 0 seconds or more"):
+        RetryPolicy.fixed(-1)

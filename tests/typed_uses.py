@@ -199,7 +199,7 @@ def listeners() -> None:
     use(SerialListener.Signals.READ_ERROR.value.upper())
 
 
-def framers() -> list[Framer]:
+def framers() -> list[Framer[bytes]]:
     assert_type(Lines((b"\r", b"\n"), keep=True, limit=DEFAULT_LIMIT).feed(b"one\n"), list[bytes])
     assert_type(Lines().skipped, int)
     return [

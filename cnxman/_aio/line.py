@@ -25,7 +25,7 @@ class AsyncStream(AsyncIterator[bytes]):
     Several tasks may iterate over the same one: each item goes to one of them.
     """
 
-    def __init__(self, queue: AsyncReceiveQueue, framer: Framer | None) -> None:
+    def __init__(self, queue: AsyncReceiveQueue, framer: Framer[bytes] | None) -> None:
         self._queue = queue
         self._framer = framer
         self._ready: deque[bytes] = deque()
@@ -87,7 +87,7 @@ class AsyncLine(ABC):
         """What `data` gives: `async for chunk in line`."""
         return self._stream(None)
 
-    def frames(self, framer: Framer) -> AsyncStream:
+    def frames(self, framer: Framer[bytes]) -> AsyncStream:
         """An iterator over frames: `async for line in line.frames(Lines())`.
 
         Half a frame from before an outage is never glued to one from after.
@@ -171,7 +171,7 @@ class AsyncLine(ABC):
     def _limit(self, connection: SerialConnection) -> int:
         return connection.buffer_size if self._buffer_size is None else self._buffer_size
 
-    def _stream(self, framer: Framer | None) -> AsyncStream:
+    def _stream(self, framer: Framer[bytes] | None) -> AsyncStream:
         first, self._first = self._first, None
         if first is None or not first.claim() or (first.ended and not self._is_down()):
             if first is not None:

@@ -129,11 +129,19 @@ class InputQueue:
             self._leave_to_worker(submitted)
         return True  # skipped if the same input is already the last in the queue
 
-    def enqueue_alarm(self, run: Callable[[], None]) -> None:
-        """Leave an alarm to the worker. Ignored while nothing is kept up, or after another alarm."""
+    def post(self, name: str, run: Callable[[], None], *, if_retained: bool) -> None:
+        """Leave an input to the worker, and return at once. Skipped after another such input.
+
+        Args:
+            name: the input's name.
+            run: feeds it to the machine.
+            if_retained: whether to ignore it while nothing is kept up.
+        """
         with self.lock:
-            if self._is_wanted and not (self._queue and self._queue[-1].name == "alarm"):
-                self._leave_to_worker(Input("alarm", run, None))
+            if if_retained and not self._is_wanted:
+                return
+            if not (self._queue and self._queue[-1].name == name and self._queue[-1].owner is None):
+                self._leave_to_worker(Input(name, run, None))
 
     def await_current(self, is_right: Callable[[], bool], unless_queued: tuple[str, ...]) -> bool:
         """Take the outcome of the input under way instead of submitting one of one's own.

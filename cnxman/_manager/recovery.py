@@ -11,9 +11,9 @@ _logger = logging.getLogger(__name__)
 POLL_INTERVAL = 0.05
 """Seconds between two looks for a device's return: half the wait is the delay one sees, and a look costs 30 us."""
 
-QUICK_RETRY_PERIOD = 5.0
+QUICK_RETRY_PERIOD = 15.0
 """For so many seconds after a device's return, attempts follow each other quickly: its node may be root's for a
-moment, or a modem manager may hold it."""
+moment, and a modem manager may hold it for up to 10 s."""
 
 QUICK_RETRY_INTERVAL = 0.1
 """Seconds between these attempts."""

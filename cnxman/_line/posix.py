@@ -51,7 +51,9 @@ def has_descriptor(port: serial.Serial) -> bool:
     if not _POSIX:
         return False
     kind = type(port)
-    own = getattr(kind, "read", None) is serial.Serial.read and getattr(kind, "write", None) is serial.Serial.write
+    # PosixPollSerial's read, besides, raises an UnboundLocalError when nothing has come by its time-out.
+    reads = (serial.Serial.read, serial.PosixPollSerial.read)
+    own = getattr(kind, "read", None) in reads and getattr(kind, "write", None) is serial.Serial.write
     return own or is_socket(port)
 
 

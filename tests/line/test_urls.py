@@ -304,6 +304,7 @@ def test_alt_uses_pyserials_other_classes(pty: Pty, kind: str, timeout: float | 
     hearer = Hearer(connection)
     with no_leak():
         assert connection.try_connect(), connection.last_error
+        time.sleep(0.3)  # a line that is silent for longer than a read waits is none that is lost
         pty.send(b"x")
         hearer.wait_for_data(b"x")
         data = pattern(20_000)

@@ -20,8 +20,8 @@ suppress_warnings = ["config.cache"]
 
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(collections|enum|threading|typing|types|logging|automat|serial|asyncio|os|abc)\..*"),
-    ("py:.*", r"Until|P|cnxman\.\w+\.(_Class|P)"),
+    ("py:.*", r"(collections|enum|threading|typing|types|logging|automat|serial|asyncio|io|os|abc)\..*"),
+    ("py:.*", r"Until|P|cnxman\.\w+\.(_Class|_Result|P)"),
     ("py:.*", r"cnxman\._.*"),
 ]
 

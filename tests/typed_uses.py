@@ -27,6 +27,7 @@ from cnxman import (
     signals,
 )
 from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream
+from cnxman.compat import Serial
 from cnxman.framing import DEFAULT_LIMIT, FixedLength, Framer, LengthPrefixed, Lines, Markers
 from cnxman.logging import loggable_class
 from cnxman.protocols import Attachment, PortError, SerialProtocol, Transport, attach
@@ -158,6 +159,8 @@ def serial_connections() -> None:
     assert_type(connection.query(b"*IDN?\n", 7), bytes)
     assert_type(connection.query(b"*IDN?\n", until=Lines()), bytes)
     connection.configure(baudrate=9600, parity="E")
+    assert_type(connection.settings.get("baudrate"), int | None)
+    assert_type(connection.use(lambda port: port.in_waiting), int)
     connection.dtr = True
     connection.rts = None
     assert_type(connection.cts, bool)
@@ -219,6 +222,30 @@ def port_names() -> None:
         assert_type(holder.command, str)
     assert_type(ports.find_usb("usb://0403:6001"), str)
     assert_type(ports.parse_usb("usb://0403:6001/A5").serial_number, str | None)
+
+
+def standing_in_for_pyserial(manager: ConnectionManager) -> None:
+    port = Serial("/dev/ttyUSB0", 115200, 8, "N", 1, 0.5, write_timeout=2, retry=RetryPolicy(), must_exist=True)
+    of_pyserials: serial.SerialBase = port
+    with Serial.over(manager) as over:
+        assert_type(over, Serial)
+        assert_type(over.manager, ConnectionManager)
+        assert_type(over.connection, SerialConnection)
+        assert_type(over.is_connected, bool)
+    assert_type(port.read(3), bytes)
+    assert_type(port.read(size=3), bytes)
+    assert_type(port.readline(), bytes)
+    assert_type(port.read_until(b";", 10), bytes)
+    for line in port:
+        assert_type(line, bytes)
+    assert_type(port.write(b"bytes"), int)
+    assert_type(port.in_waiting, int)
+    assert_type(port.cts, bool)
+    assert_type(port.port, str | None)
+    port.baudrate, port.timeout, port.dtr = 9600, None, False
+    assert_type(port.retry, RetryPolicy)
+    port.close()
+    use(of_pyserials)
 
 
 class PrintLines(serial.threaded.LineReader):

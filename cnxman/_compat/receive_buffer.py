@@ -137,7 +137,10 @@ class ReceiveBuffer:
                 return self._consume(data, size)
             if not self.is_open:
                 raise errors.not_open()
-        return self._take(lambda data: size if len(data) >= size else 0, size, timing) if size > 0 else b""
+        if size <= 0:
+            return b""
+        least = size if timing.gap is None else 1  # a gap is counted from the last byte, so each one is news
+        return self._take(lambda data: size if len(data) >= size else 0, least, timing)
 
     def read_until(self, expected: bytes, most: int | None, timing: Timing) -> bytes:
         """Up to `expected` and with it, or `most` bytes; fewer as in `read`."""

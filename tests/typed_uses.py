@@ -145,6 +145,7 @@ def serial_connections() -> None:
         dtr=None,
         rts=False,
         rs485_mode=serial.rs485.RS485Settings(),
+        low_latency=True,
         buffer_size=1 << 20,
         idle_timeout=10,
         schemes=["", "usb"],
@@ -217,6 +218,10 @@ def port_names() -> None:
     for info in ports.available():
         name: str | None = ports.usb_name(info, with_location=True)
         use(name, info.device)
+    with ports.watch(lambda event, info: use(event is ports.PortEvent.ARRIVED, info.device)) as watch:
+        assert_type(watch, ports.PortWatch)
+        assert_type([info.device for info in watch.at_start][0:1], list[str])
+        watch.stop()
     for holder in ports.holders("/dev/ttyUSB0"):
         assert_type(holder.pid, int)
         assert_type(holder.command, str)

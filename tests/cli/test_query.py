@@ -90,7 +90,9 @@ def test_ctrl_c_ends_it():
         assert command.err.wait_end() == b""
 
 
-@pytest.mark.parametrize("arguments", [(r"\q",), ("",), ("Q", "--timeout", "-1"), ("Q", "--until", ""), ()])
+@pytest.mark.parametrize(
+    "arguments", [(r"\q",), ("",), ("Q", "--timeout", "-1"), ("Q", "--until", ""), ("Q", "--baudrate", "-1"), ()]
+)
 def test_wrong_usage_is_status_2(arguments):
     assert query("/dev/x", *arguments).returncode == 2
 

@@ -507,7 +507,16 @@ def test_addresses_that_make_no_sense_are_wrong_usage(address):
     assert "is no address: give unix:PATH, tcp:PORT" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [(), ("--pty", ""), ("--pty", "/tmp/"), ("--mode", "999", "--pty", "/tmp/x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--pty", ""),
+        ("--pty", "/tmp/"),
+        ("--mode", "999", "--pty", "/tmp/x"),
+        ("--baudrate", "-1", "--pty", "/tmp/x"),
+    ],
+)
 def test_wrong_usage_is_told(arguments):
     done = subprocess.run(
         [COMMAND, "share", "/dev/x", *arguments], capture_output=True, text=True, timeout=10, check=False

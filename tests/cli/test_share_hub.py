@@ -25,7 +25,7 @@ from cnxman.cli.sharing.pty import Pty
 from cnxman.cli.sharing.sockets import Server, SocketClient, open_servers
 from cnxman.cli.sharing.teller import Teller
 from cnxman.testing import SimulatedDevice
-from tests.kit.lines import run_script
+from tests.kit.lines import pattern, run_script, wait_until
 from tests.kit.managers import Script
 
 BOUND = 10
@@ -156,6 +156,7 @@ def test_more_clients_than_it_serves_are_refused_and_that_is_told_once(monkeypat
         assert running.wait("refused").startswith("third, and whoever comes now: 2 clients are served already")
         assert running.count("refused") == 1
         first.shutdown(socket.SHUT_WR)  # it is given answers for a while; but there is one who wants its place
+        wait_until(lambda: running.hub._ending, "that was read")
         running.hub.receive(b"answer")
         assert first.recv(10) == b"answer"
         running.come("fifth")
@@ -166,11 +167,27 @@ def test_more_clients_than_it_serves_are_refused_and_that_is_told_once(monkeypat
 def test_what_a_read_only_client_sends_is_ignored_and_told_once():
     with Running() as running:
         client = running.come("quiet", read_only=True)
-        for _ in range(3):
-            client.sendall(b"x")
+        client.sendall(b"x")
+        running.wait("input", "quiet: what it sends is ignored (--read-only)")
+        client.sendall(b"y")
         client.shutdown(socket.SHUT_WR)
-        assert running.wait("left").endswith("0 bytes to it, 3 from it") or running.count("input") == 1
+        assert running.wait("left").endswith("0 bytes to it, 2 from it")
         assert running.count("input") == 1
+
+
+def test_a_client_that_lags_is_given_all_once_it_reads():
+    data = pattern(900_000)
+    with Running() as running:
+        slow = running.come("slow")
+        running.wait("came")
+        running.hub.receive(data[:800_000])
+        wait_until(lambda: running.hub._lagging, "it lags")
+        running.hub.receive(data[800_000:])
+        got = b""
+        while len(got) < len(data):
+            got += slow.recv(65536)
+        assert got == data
+        wait_until(lambda: not running.hub._lagging, "it lags no more")
 
 
 def test_the_listener_waits_for_a_hub_that_lags_by_megabytes(monkeypatch):
@@ -356,6 +373,15 @@ def test_a_lock_that_fails_for_another_reason_says_so(monkeypatch, tmp_path):
         names.Lock(str(tmp_path / "tty"))
 
 
+def test_a_name_that_may_not_be_made_is_told(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(names.os, "symlink", refuse)
+    with pytest.raises(OSError, match="tty can't be made: Permission denied"):
+        names.link_to("/dev/pts/1", str(tmp_path / "tty"))
+
+
 def test_a_socket_s_path_that_is_too_long_is_told(tmp_path):
     path = str(tmp_path / ("x" * 200))
     with pytest.raises(OSError, match="can't be made: AF_UNIX path too long"):
@@ -471,6 +497,7 @@ def test_elsewhere_nobody_asks_for_a_client_s_process(monkeypatch):
 def test_a_client_that_takes_nothing_is_given_nothing():
     ours, theirs = socket.socketpair()
     client = SocketClient(theirs, "full", read_only=False)
+    assert client.read() is None
     while client.write(memoryview(bytes(65536))):
         pass
     assert str(client) == "full"
@@ -553,6 +580,7 @@ def test_a_long_outage_is_told_in_few_lines():
         "next attempt in 0.02 s",
         "next attempt in 0.04 s, and so on until it is back",
     ]
+    wait_until(lambda: connection.attempts > 5, "more attempts, which aren't told")
     connection.outcomes = [True]
     what, text = told.get(timeout=BOUND)
     assert (what, text[:16]) == ("connected", "the line, after ")

@@ -100,6 +100,16 @@ def test_a_client_that_leaves_ends_its_turn_and_what_waits_of_it_is_sent(turns, 
     assert turns.next() is None
 
 
+def test_a_client_that_leaves_in_mid_line_ends_its_turn(turns, sent):
+    assert turns.may_send("a", 0.0)
+    turns.take("a", b"half", 0.0)
+    for _ in range(2):
+        assert not turns.may_send("b", 0.0)
+    turns.forget("a")
+    assert turns.may_send("b", 0.0)
+    assert sent == [b"half"]
+
+
 # -- what waits for clients -----------------------------------------------------------------------------------
 
 

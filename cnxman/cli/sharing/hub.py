@@ -201,6 +201,8 @@ class Hub:
             return
         self._is_awake = False
         data = self._take_inbox()
+        if now > self._not_before + GATHER:
+            self._gather = 0.0  # there was a pause: if it is a flood, it is a new one
         self._gather = min(max(2 * self._gather, GATHER), LONGEST_GATHER) if len(data) >= BULK else 0.0
         self._not_before = now + self._gather
         for pty in self._ptys:

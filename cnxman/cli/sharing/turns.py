@@ -54,8 +54,6 @@ class Turns(Generic[_Client]):
         data = self._held.pop(client, b"") + data
         if self._waiting:
             data = self._cut(client, data)
-        if not data:
-            return
         self._send(data)
         self._sent += len(data)
         if data.endswith((b"\n", b"\r")) or (self._waiting and self._sent >= LONGEST):

@@ -411,7 +411,8 @@ def test_it_ends_at_once_while_the_device_is_out(device, tmp_path):
 
 
 def test_what_it_left_behind_when_killed_is_replaced(device, tmp_path):
-    arguments = ("--pty", tmp_path / "tty", "--listen", f"unix:{tmp_path}/sock")
+    # A pseudo-terminal, unlike a port, stays shut to others when who kept them out is killed.
+    arguments = ("--no-exclusive", "--pty", tmp_path / "tty", "--listen", f"unix:{tmp_path}/sock")
     with Shared(device, *arguments) as command:
         command.process.kill()
         command.process.wait()

@@ -40,7 +40,8 @@ class Gateway(Command):
     """The command, before a device that can be pulled out."""
 
     def __init__(self, device: SimulatedDevice, *arguments: object) -> None:
-        super().__init__("share", device.port, *arguments)
+        # Who keeps others out lets only root tell whether all that the device sent was read.
+        super().__init__("share", device.port, "--no-exclusive", *arguments)
         self.device = device
         self.wait_event("connected")
 

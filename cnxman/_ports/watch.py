@@ -138,7 +138,3 @@ def _stamp() -> int | None:
         return os.stat("/dev").st_mtime_ns
     except OSError:
         return None
-
-
-for _class in (PortEvent, PortWatch):
-    _class.__module__ = "cnxman.ports"  # documented and shown under that name

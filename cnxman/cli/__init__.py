@@ -5,11 +5,14 @@ Each of its commands is a module beside this one, made of nothing but the librar
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 
 from cnxman import SerialConnection, __version__
 from cnxman.cli import asking
 from cnxman.cli.sharing import arguments as sharing
+from cnxman.cli import completion, mapping
+from cnxman.cli.shapes import DEFAULT_STAMP, STAMPS
 from cnxman.cli.stdio import open_the_missing
 
 _EXAMPLES = """\
@@ -20,8 +23,9 @@ examples:
   cnxman monitor usb://0403:6001           the same, wherever that adapter is plugged in
   cnxman share usb://0403:6001 --pty /run/meter    one port for many programs, which notice no outage
   cnxman query /dev/ttyUSB0 '*IDN?'        ask once, print the answer
+  cnxman simulate --link /tmp/ttyUSB0      play a device, for whoever has none at hand
 
-`cnxman monitor --help` and `cnxman ports --help` tell more.
+`cnxman COMMAND --help` tells more.
 """
 
 _MONITOR_EXAMPLES = """\
@@ -30,6 +34,9 @@ examples:
   cnxman monitor usb://0403:6001/A50285BI          wherever that adapter is plugged in (see cnxman ports)
   cnxman monitor /dev/ttyACM0 --hex                offset, bytes, text
   cnxman monitor /dev/ttyACM0 --timestamps --log night.txt
+  cnxman monitor /dev/ttyACM0 --timestamps=delta   the seconds since the line before
+  cnxman monitor /dev/ttyUSB0 --echo --eol lf      for an instrument that doesn't echo
+  cnxman monitor /dev/ttyUSB0 /dev/ttyUSB1         several, only read, each line with its port's name
   cnxman monitor /dev/ttyUSB0 | grep --line-buffered ERROR
   printf 'AT\\r' | cnxman monitor /dev/ttyUSB0      end of input doesn't end it
   cnxman monitor socket://192.168.0.7:4001         any port that pyserial knows
@@ -44,14 +51,36 @@ examples:
 
 """
 
-_MONITOR_KEYS = """\
-In a terminal keys go out as they are typed. Ctrl-C quits. Behind Ctrl-T: ? help, q quit, b break, d toggle DTR,
-r toggle RTS, s statistics, c send Ctrl-C, t send Ctrl-T.
+_MONITOR_KEYS = f"""\
+{mapping.HELP}
+In a terminal keys go out as they are typed. Ctrl-C quits. After Ctrl-T: ? help, q quit, s statistics, p give the
+port away and take it back, b break, d toggle DTR, r toggle RTS, c send Ctrl-C, Ctrl-T send Ctrl-T; and what the
+options set: e echo, h hexadecimal, t timestamps, n lines begin at the left, f pause the log. l clears the screen.
 
 Data goes to standard output, byte for byte; what happens, to standard error, a line each. What is typed or piped in
 during an outage is held back, up to 1 MiB, and sent when the device is back.
 
 Exit status: 0 when it was ended by Ctrl-C, SIGTERM or a closed pipe; 1 when it failed; 2 for wrong usage.
+"""
+
+_SIMULATE_EXAMPLES = """\
+examples:
+  cnxman simulate                              a device that answers *IDN?, counts, and talks; Ctrl-C ends it
+  cnxman simulate --link /tmp/ttyUSB0          under a name of one's own: cnxman monitor /tmp/ttyUSB0
+  cnxman simulate --answer 'VOLT?=5.02' --every 0
+
+Enter pulls it out, and puts it back. A request ends with CR, LF or both.
+
+"""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  eval "$(cnxman completion bash)"             in ~/.bashrc
+  eval "$(cnxman completion zsh)"              in ~/.zshrc, after compinit
+  cnxman completion fish | source              in ~/.config/fish/config.fish
+
+It needs argcomplete: pip install argcomplete
+
 """
 
 _EOL = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
@@ -114,6 +143,22 @@ def make_parser() -> argparse.ArgumentParser:
     ports.set_defaults(run=_run_ports)
     ports.add_argument("--json", action="store_true", help="a JSON array; with --watch, one object a line")
     ports.add_argument("--watch", action="store_true", help="go on, and tell arrivals and departures as they happen")
+    _add_simulate(
+        commands.add_parser(
+            "simulate",
+            help="play a device, without any hardware",
+            description="Plays a device on a pseudo-terminal, until Ctrl-C.",
+            examples=_SIMULATE_EXAMPLES,
+        )
+    )
+    _add_completion(
+        commands.add_parser(
+            "completion",
+            help="complete this command's arguments in a shell",
+            description="Prints what a shell has to read to complete this command's arguments.",
+            examples=_COMPLETION_EXAMPLES,
+        )
+    )
     demo = commands.add_parser("demo", help="a simulated device is pulled out and comes back")
     demo.set_defaults(run=_run_demo)
     return parser
@@ -121,12 +166,26 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_monitor(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_monitor, parser=parser)
-    parser.add_argument("port", metavar="PORT", help="a device or URL: /dev/ttyUSB0, COM3, usb://VID:PID, socket://...")
+    port = parser.add_argument(
+        "port",
+        metavar="PORT",
+        nargs="+",
+        help="a device or URL: /dev/ttyUSB0, COM3, usb://VID:PID, socket://...; several are only read",
+    )
+    completion.offer_ports(port)
     _add_settings(parser.add_argument_group("the line"))
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--hex", action="store_true", help="in hexadecimal: offset, bytes, text")
-    shown.add_argument("--timestamps", action="store_true", help="begin each line with date and time")
-    shown.add_argument("--log", metavar="FILE", help="append what standard output gets to a file")
+    shown.add_argument(
+        "--timestamps",
+        nargs="?",
+        const=DEFAULT_STAMP,
+        choices=tuple(STAMPS),
+        help="begin each line with date (and time; the default), time, delta (seconds since the last line), iso, epoch",
+    )
+    shown.add_argument(
+        "--log", metavar="FILE", help="append what standard output gets to a file, and a line for each outage"
+    )
     shown.add_argument("--quiet", action="store_true", help="don't tell what happens")
     shown.add_argument(
         "--onlcr",
@@ -136,6 +195,15 @@ def _add_monitor(parser: argparse.ArgumentParser) -> None:
     sent = parser.add_argument_group("what is sent")
     sent.add_argument(
         "--eol", choices=_EOL, help="send this for each end of line (else as it is; in a terminal, Enter is CR)"
+    )
+    sent.add_argument("--echo", action="store_true", help="show what is typed, for devices that don't send it back")
+    sent.add_argument(
+        "--map",
+        type=_flags,
+        action="extend",
+        default=[],
+        metavar="FLAGS",
+        help="replace characters on their way: see below",
     )
     sent.add_argument("--discard", action="store_true", help="drop what is typed or piped in during an outage")
     parser.add_argument("--no-wait", action="store_true", help="end with status 1 if the port can't be opened at once")
@@ -157,6 +225,49 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", metavar="PORT", help="a device or URL: /dev/ttyUSB0, COM3, usb://VID:PID, socket://...")
+
+
+def _flags(text: str) -> list[str]:
+    try:
+        return mapping.flags(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_simulate)
+    parser.add_argument("--link", metavar="PATH", help="a name for its port, removed in the end")
+    parser.add_argument(
+        "--answer",
+        type=_answer,
+        action="append",
+        default=[],
+        metavar="REQUEST=ANSWER",
+        help="answer this too, as a line; may be given several times",
+    )
+    parser.add_argument(
+        "--every", type=_seconds, default=1.0, metavar="SECONDS", help="say a reading so often, 0 for never (1)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="tell its port alone")
+
+
+def _answer(text: str) -> tuple[str, str]:
+    request, equals, answer = text.partition("=")
+    if not (request and equals):
+        raise argparse.ArgumentTypeError(f"must be REQUEST=ANSWER, not {text!r}")
+    return request, answer
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be seconds, at least 0, not {text}")
+    return value
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_completion)
+    parser.add_argument("shell", choices=completion.SHELLS, help="which shell reads it")
 
 
 def _add_settings(group: argparse._ArgumentGroup) -> None:
@@ -242,24 +353,47 @@ def _run_query(given: argparse.Namespace) -> int:
 
 def _run_monitor(given: argparse.Namespace) -> int:
     from cnxman.cli import monitor  # noqa: PLC0415
+    from cnxman.cli.line import Port  # noqa: PLC0415
 
+    settings = f"{given.baudrate} {given.bytesize}{given.parity}{given.stopbits:g}"
     try:
-        connection = _connection(given.port, given)
+        watched = [Port(_connection(port, given), port, settings) for port in given.port]
+        mapping.mappings(given.map)
         log = _open_log(given.log)
     except (ValueError, OSError) as error:
         given.parser.error(str(error))
     options = monitor.Options(
-        title=f"{given.port}, {given.baudrate} {given.bytesize}{given.parity}{given.stopbits:g}",
         quiet=given.quiet,
         hexadecimal=given.hex,
         timestamps=given.timestamps,
         log=log,
         eol=_EOL.get(given.eol),
+        mapped=given.map,
+        echo=given.echo,
         onlcr=given.onlcr,
         discard=given.discard,
         wait=not given.no_wait,
     )
-    return monitor.run(connection, options)
+    return monitor.run(watched, options)
+
+
+def _connection(port: str, given: argparse.Namespace) -> SerialConnection:
+    return SerialConnection(
+        port,
+        given.baudrate,
+        given.bytesize,
+        given.parity,
+        given.stopbits,
+        xonxoff=given.xonxoff,
+        rtscts=given.rtscts,
+        dsrdtr=given.dsrdtr,
+        write_timeout=None,  # flow control may hold us off for as long as it likes
+        exclusive=not given.no_exclusive,
+        dtr=_level(given.dtr),
+        rts=_level(given.rts),
+        idle_timeout=given.idle_timeout,
+        buffer_size=given.buffer_size,
+    )
 
 
 def _level(given: str | None) -> bool | None:
@@ -278,6 +412,18 @@ def _run_ports(given: argparse.Namespace) -> int:
     return portlist.run(as_json=given.json, watch=given.watch)
 
 
+def _run_simulate(given: argparse.Namespace) -> int:
+    from cnxman.cli import simulate  # noqa: PLC0415
+
+    return simulate.run(
+        simulate.Options(link=given.link, answers=dict(given.answer), every=given.every, quiet=given.quiet)
+    )
+
+
+def _run_completion(given: argparse.Namespace) -> int:
+    return completion.run(given.shell)
+
+
 def _run_demo(_: argparse.Namespace) -> int:
     from cnxman.cli import demo  # noqa: PLC0415
 
@@ -285,6 +431,23 @@ def _run_demo(_: argparse.Namespace) -> int:
         return demo.run()
     except KeyboardInterrupt:
         return 0
+
+
+_BARE = f"--timestamps={DEFAULT_STAMP}"
+
+
+def _with_forms(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with a form for each `--timestamps`: else argparse would take the port behind it for one."""
+    found: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return [*found, word, *words]
+        if found and found[-1] == _BARE and word in STAMPS:
+            found[-1] = f"--timestamps={word}"
+        else:
+            found.append(_BARE if len(word) > 2 and "--timestamps".startswith(word) else word)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -297,6 +460,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status. (Wrong usage leaves with status 2, by SystemExit.)
     """
     open_the_missing()
-    given = make_parser().parse_args(arguments)
+    parser = make_parser()
+    completion.complete(parser)
+    given = parser.parse_args(_with_forms(sys.argv[1:] if arguments is None else arguments))
     status: int = given.run(given)
     return status

@@ -33,6 +33,7 @@ class Events:
         quiet: tell nothing at all.
         line_end: what ends a line; a terminal in raw mode needs a carriage return too.
         before: asked before each line: what to write first, such as a new line where the cursor is in mid-line.
+        now: the time, in seconds since the epoch.
     """
 
     def __init__(
@@ -43,29 +44,48 @@ class Events:
         quiet: bool = False,
         line_end: str = "\n",
         before: Callable[[], str] = str,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._descriptor = descriptor
         self._colour = wants_colour(descriptor) if colour is None else colour
         self._quiet = quiet
         self._line_end = line_end
         self._before = before
+        self._now = now
+        self._day = _day(now())
         self.closed = False
         """Whether nobody can read it any more."""
 
     def tell(self, what: str, text: str = "") -> None:
-        """Tell one event.
+        """Tell one event, unless quiet.
 
         Args:
             what: in a word.
             text: the rest of the line.
         """
-        if self._quiet or self.closed:
+        if not self._quiet:
+            self.answer(what, text)
+
+    def answer(self, what: str, text: str = "") -> None:
+        """Tell what was asked for, or an error: quiet or not.
+
+        Args:
+            what: in a word.
+            text: the rest of the line.
+        """
+        if self.closed:
             return
-        line = f"{time_of_day()}  {self._dressed(what, text)}".rstrip()
+        line = f"{self._time()}  {self._dressed(what, text)}".rstrip()
         try:
             write_all(self._descriptor, (self._before() + line + self._line_end).encode(errors="replace"))
         except OSError:
             self.closed = True
+
+    def _time(self) -> str:
+        """The time of day, after the date if that is another than in the line before."""
+        now = self._now()
+        day, self._day = self._day, _day(now)
+        return clock("%H:%M:%S" if day == self._day else "%Y-%m-%d %H:%M:%S", now)
 
     def _dressed(self, what: str, text: str) -> str:
         colour = _COLOURS.get(what)
@@ -79,14 +99,20 @@ def time_of_day() -> str:
     return clock("%H:%M:%S")
 
 
-def clock(form: str) -> str:
-    """The time now, by the clock on the wall, to the millisecond.
+def clock(form: str, now: float | None = None) -> str:
+    """A time by the clock on the wall, to the millisecond.
 
     Args:
         form: how to write it down to the second, as for `time.strftime`.
+        now: in seconds since the epoch; None for now.
     """
-    now = time.time_ns() // 1_000_000
-    return f"{time.strftime(form, time.localtime(now // 1000))}.{now % 1000:03}"
+    ms = int((time.time() if now is None else now) * 1000)
+    return f"{time.strftime(form, time.localtime(ms // 1000))}.{ms % 1000:03}"
+
+
+def _day(now: float) -> tuple[int, int]:
+    local = time.localtime(now)
+    return local.tm_year, local.tm_yday
 
 
 def seconds(delay: float) -> str:

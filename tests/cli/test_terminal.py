@@ -7,6 +7,7 @@ import sys
 import termios
 
 import pytest
+import serial
 
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import ANSI, Command
@@ -98,16 +99,16 @@ def test_commands_stand_behind_the_prefix(device):
         device.wait_opened()
         command.type(CTRL_T)
         command.type(b"?")
-        command.out.wait(b"Ctrl-T b  send a break")
+        command.out.wait(b"Ctrl-T b       send a break")
         command.type(b"x" + CTRL_T + b"sy")
         assert device.receive(2) == b"xy"
         command.out.wait(b"statistics")
         command.out.wait(b"connected, 0 bytes received, ")
         command.type(CTRL_T + b"b")
         command.out.wait(b"sent")
-        command.type(CTRL_T + b"c" + CTRL_T + b"t" + CTRL_T + CTRL_T)
-        assert device.receive(3) == CTRL_C + CTRL_T + CTRL_T
-        assert device.received == b"xy" + CTRL_C + CTRL_T + CTRL_T
+        command.type(CTRL_T + b"c" + CTRL_T + CTRL_C + CTRL_T + CTRL_T)
+        assert device.receive(3) == CTRL_C + CTRL_C + CTRL_T
+        assert device.received == b"xy" + CTRL_C + CTRL_C + CTRL_T
 
 
 @pytest.mark.parametrize("key", [b"d", b"r"])
@@ -128,6 +129,212 @@ def test_commands_work_during_an_outage():
         command.type(CTRL_T + b"b")
         command.out.wait(b"is not connected")
         command.type(CTRL_T + b"q")
+        assert command.end() == 0
+
+
+def test_an_unknown_key_is_named(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"z")
+        command.out.wait(b"Ctrl-T z does nothing; Ctrl-T ? shows the keys\r\n")
+        command.type(CTRL_T + b"\x05on")
+        command.out.wait(b"Ctrl-T Ctrl-E does nothing")
+        assert device.receive(2) == b"on"
+
+
+# -- local echo -------------------------------------------------------------------------------------------
+
+
+def test_local_echo_shows_what_is_typed_and_enter_as_a_new_line(device):
+    with monitor(device, "--echo", "--eol", "lf") as command:
+        device.wait_opened()
+        command.type(b"*IDX\x7fN?\r")
+        assert device.receive(until=b"\n") == b"*IDX\x7fN?\n"
+        command.out.wait(b"*IDX\b \bN?\r\n")
+        device.send(b"ACME\r\n")
+        command.out.wait(b"*IDX\b \bN?\r\nACME\r\n")
+
+
+def test_local_echo_is_switched_by_a_key(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"e")
+        command.out.wait(b"echo          on")
+        command.type(b"seen")
+        command.out.wait(b"seen")
+        command.type(CTRL_T + b"e")
+        command.out.wait(b"echo          off")
+        command.type(b"blind")
+        assert device.receive(until=b"blind") == b"seenblind"
+        device.send(b"end")
+        assert b"blind" not in command.out.wait(b"end")
+
+
+def test_local_echo_goes_to_the_terminal_when_output_goes_elsewhere(device, tmp_path):
+    with open(tmp_path / "out", "wb") as out, monitor(device, "--echo", stdout=out) as command:
+        device.wait_opened()
+        command.type(b"typed")
+        command.out.wait(b"typed")
+        device.send(b"data")
+        device.drain()
+        command.type(CTRL_C)
+        assert command.end() == 0
+    assert (tmp_path / "out").read_bytes() == b"data"
+
+
+def test_local_echo_and_rows_of_hexadecimal_have_lines_of_their_own(device):
+    with monitor(device, "--echo", "--hex") as command:
+        device.wait_opened()
+        device.send(b"A")
+        command.out.wait(b"00000000  41")
+        command.type(b"typed")
+        command.out.wait(lambda shown: re.search(rb"41 +A\r\ntyped", shown))
+        device.send(b"B")
+        command.out.wait(b"typed\r\n00000001  42")
+
+
+def test_local_echo_leaves_ctrl_c_working_when_the_screen_stands_still(device):
+    with monitor(device, "--echo") as command:
+        device.wait_opened()
+        command.out.wait(b"connected")
+        termios.tcflow(command.slave, termios.TCOOFF)  # as Ctrl-S would
+        command.type(b"typed")
+        assert device.receive(until=b"typed") == b"typed"
+        command.type(CTRL_C)
+        termios.tcflow(command.slave, termios.TCOON)
+        assert command.end() == 0
+
+
+# -- keys that change the view ----------------------------------------------------------------------------
+
+
+def test_hexadecimal_is_switched_by_a_key(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        device.send(b"ab")
+        command.out.wait(b"ab")
+        command.type(CTRL_T + b"h")
+        command.out.wait(b"hex           on")
+        device.send(b"\x01c")
+        command.out.wait(lambda shown: re.search(rb"\n00000000  01 63 +\.c\r\n", shown))
+        command.type(CTRL_T + b"h")
+        command.out.wait(b"hex           off")
+        device.send(b"as it is\n!")
+        command.out.wait(b"as it is\n!")
+
+
+def test_timestamps_go_through_their_forms_by_a_key(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        for form in (b"date", b"time", b"delta", b"iso", b"epoch", b"off", b"date"):
+            command.type(CTRL_T + b"t")
+            command.out.wait(b"timestamps    " + form)
+        device.send(b"line\n")
+        command.out.wait(lambda shown: re.search(rb"\n\d{4}-\d\d-\d\d [\d:.]{12}  line\r\n", shown))
+
+
+def test_lines_begin_at_the_left_by_a_key(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"n")
+        command.out.wait(b"onlcr         on")
+        device.send(b"one\ntwo\n")
+        command.out.wait(b"one\r\ntwo\r\n")
+        command.type(CTRL_T + b"n")
+        command.out.wait(b"onlcr         off")
+        device.send(b"three\nfour\n")
+        command.out.wait(b"three\nfour\n")
+
+
+def test_the_screen_is_cleared_by_a_key(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"l")
+        command.out.wait(b"\x1b[2J\x1b[H")
+
+
+def test_the_log_is_paused_by_a_key(device, tmp_path):
+    with monitor(device, "--log", tmp_path / "log") as command:
+        device.wait_opened()
+        for data, said in ((b"in\n", b"paused"), (b"not\n", b"goes on")):
+            device.send(data)
+            command.out.wait(data)
+            command.type(CTRL_T + b"f")
+            command.out.wait(b"log           " + said)
+        device.send(b"again\n")
+        command.out.wait(b"again")
+        command.type(CTRL_C)
+        assert command.end() == 0
+    kept = [line.split("  ")[-1] for line in (tmp_path / "log").read_text().splitlines()]
+    assert kept == ["in", "the log is paused", "the log goes on", "again"]
+
+
+def test_a_log_that_there_is_not_cannot_be_paused(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"f")
+        command.out.wait(b"there is none: begin with --log FILE")
+
+
+# -- giving the port away ---------------------------------------------------------------------------------
+
+
+def test_the_port_is_given_away_and_taken_back_by_a_key(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"p")
+        command.out.wait(b"is free for others; Ctrl-T p takes it back")
+        device.wait_closed()
+        command.type(b"later")
+        command.out.wait(b"input is held back")
+        command.type(CTRL_T + b"p")
+        assert device.receive(until=b"later") == b"later"
+        device.send(b"here again")
+        command.out.wait(b"here again")
+
+
+def test_a_port_that_is_given_away_is_left_alone_and_its_holder_named(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"p")
+        command.out.wait(b"is free for others")
+        device.wait_closed()
+        with serial.Serial(device.port, exclusive=True) as other:
+            command.out.wait(lambda shown: re.search(rb"in use by .*pid %d" % os.getpid(), shown))
+            other.write(b"firmware")
+            assert device.receive(8) == b"firmware"
+        command.out.wait(b"nobody uses it any more")
+        assert b"recovering" not in command.out.data
+        command.type(CTRL_T + b"s")
+        command.out.wait(b"disconnected, 0 bytes received, 0 sent, 0 outages")
+        command.type(CTRL_T + b"p")
+        device.wait_opened()
+
+
+def test_a_port_that_is_still_in_use_is_taken_back_when_it_is_free(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"p")
+        command.out.wait(b"is free for others")
+        device.wait_closed()
+        with serial.Serial(device.port, exclusive=True):
+            command.type(CTRL_T + b"p")
+            command.out.wait(b"recovering")
+            assert f"(pid {os.getpid()})".encode() in command.out.data
+        command.out.wait(lambda shown: shown.count(b"connected\x1b[0m") == 2)
+
+
+def test_a_port_is_given_away_during_an_outage(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        device.unplug()
+        command.out.wait(b"recovering")
+        command.type(CTRL_T + b"p")
+        command.out.wait(b"is free for others")
+        device.plug()
+        with serial.Serial(device.port, exclusive=True) as other:
+            assert other.is_open
+        command.type(CTRL_C)
         assert command.end() == 0
 
 

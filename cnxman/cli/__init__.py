@@ -75,9 +75,9 @@ Enter pulls it out, and puts it back. A request ends with CR, LF or both.
 
 _COMPLETION_EXAMPLES = """\
 examples:
+  cnxman completion fish | source              in ~/.config/fish/config.fish
   eval "$(cnxman completion bash)"             in ~/.bashrc
   eval "$(cnxman completion zsh)"              in ~/.zshrc, after compinit
-  cnxman completion fish | source              in ~/.config/fish/config.fish
 
 It needs argcomplete: pip install argcomplete
 

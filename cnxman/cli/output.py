@@ -42,19 +42,16 @@ class Screen:
         self._echoes = False  # what stands in the line is an echo
         self._at = b"\n"  # the last byte that standard output got
 
-    def write(self, shown: bytes, *, own_line: bool = False) -> bool:
+    def write(self, shown: bytes, *, own_line: bool = False) -> None:
         """Write, for as long as that takes.
 
         Args:
             shown: what.
             own_line: begin a new line if what is typed stands in this one.
-
-        Returns:
-            Whether it was written.
         """
         with self._lock:
             if self._closed:
-                return False
+                return
             self._in_line = self._is_shared and shown[-1] != ord("\n")
             before = b"\n" if own_line and self._echoes and self._is_terminal else b""
             self._echoes = False
@@ -68,9 +65,8 @@ class Screen:
                 closed = error
             else:
                 self._at = shown[-1:]
-                return True
+                return
         self._on_closed(closed)
-        return False
 
     def echo(self, shown: bytes) -> None:
         """Show what is typed, in the terminal, wherever standard output goes."""
@@ -232,8 +228,8 @@ class Output:
     def _write(self, shown: bytes) -> None:
         if not shown:
             return
-        if self._screen.write(_marked(shown, self._shown_mark), own_line=not isinstance(self._shape, AsItIs)):
-            self._log.write(_marked(shown, self._mark))
+        self._log.write(_marked(shown, self._mark))
+        self._screen.write(_marked(shown, self._shown_mark), own_line=not isinstance(self._shape, AsItIs))
 
     # -- pauses -------------------------------------------------------------------------------------------
 

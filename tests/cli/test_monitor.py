@@ -322,14 +322,29 @@ def test_closed_descriptors_are_no_place_for_a_port(device):
 # -- how it is shown --------------------------------------------------------------------------------------
 
 
-def test_hex_shows_offset_bytes_and_text_at_once_also_in_mid_row(device):
+def test_hex_shows_offset_and_bytes_at_once_and_the_text_after_a_pause(device):
     with monitor(device, "--hex") as command:
         device.wait_opened()
         device.send(b"\xde\xad\xbe\xef")
-        assert command.out.wait(b"ef") == b"00000000  de ad be ef"
-        device.send(b"0123456789ab\nZ")
-        shown = command.out.wait(b"5a")
-    assert shown == (b"00000000  de ad be ef 30 31 32 33 34 35 36 37 38 39 61 62  ....0123456789ab\n00000010  0a 5a")
+        assert command.out.wait(b"ef").startswith(b"00000000  de ad be ef")
+        command.out.wait(b"de ad be ef" + b"   " * 12 + b"  ....\n")
+        device.send(b"0123456789abcdef\nZ")
+        shown = command.out.wait(b".Z\n")
+    assert shown.splitlines()[1:] == [
+        b"00000004  30 31 32 33 34 35 36 37 38 39 61 62 63 64 65 66  0123456789abcdef",
+        b"00000014  0a 5a" + b"   " * 14 + b"  .Z",
+    ]
+
+
+def test_hex_rows_that_begin_after_a_pause_have_a_time_of_their_own(device):
+    with monitor(device, "--hex", "--timestamps=delta") as command:
+        device.wait_opened()
+        device.send(b"ACME,1000.2\n")
+        command.out.wait(b"  ACME,1000.2.\n")
+        device.send(b"later")
+        first, second = command.out.wait(b"  later\n").splitlines()
+    assert first.split()[0] == b"+0.000"
+    assert float(second.split()[0]) >= 0.1
 
 
 def test_hex_ends_its_row_at_an_outage_and_at_the_end(device):
@@ -366,7 +381,28 @@ def test_timestamps_and_hex_together(device):
     with monitor(device, "--timestamps", "--hex") as command:
         device.wait_opened()
         device.send(b"x")
-        assert re.fullmatch(rb"\d{4}-\d\d-\d\d [\d:.]{12}  00000000  78", command.out.wait(b"78"))
+        shown = command.out.wait(b"x\n")
+        assert re.fullmatch(rb"\d{4}-\d\d-\d\d [\d:.]{12}  00000000  78 {47}x\n", shown)
+
+
+@pytest.mark.parametrize(
+    ("form", "looks_like"),
+    [("time", rb"[\d:.]{12}"), ("iso", rb"\d{4}-\d\d-\d\dT[\d:.]{12}[+-]\d\d:\d\d"), ("epoch", rb"\d+\.\d{3}")],
+)
+def test_timestamps_have_the_form_asked_for(device, form, looks_like):
+    with monitor(device, f"--timestamps={form}") as command:
+        device.wait_opened()
+        device.send(b"x\n")
+        assert re.fullmatch(looks_like + b"  x\n", command.out.wait(b"x\n"))
+
+
+def test_characters_are_mapped_both_ways(device):
+    with monitor(device, "--map", "ICRCRNL,ODELBS", "--map", "ocrnl") as command:
+        device.wait_opened()
+        device.send(b"one\rtwo\r")
+        assert command.out.wait(b"two\r\n") == b"one\r\ntwo\r\n"
+        command.type(b"a\x7fb\r")
+        assert device.receive(until=b"b\n") == b"a\x08b\n"
 
 
 @pytest.mark.parametrize("shape", [[], ["--hex"]])
@@ -378,11 +414,68 @@ def test_the_log_is_appended_and_flushed_and_gets_what_standard_output_gets(devi
         device.send(b"data\n" * 5)
         command.out.wait(b"\n")
         device.send(b"!")
-        command.out.wait(lambda shown: shown.endswith((b"!", b"21")))
+        command.out.wait(lambda shown: shown.endswith((b"!", b"!\n")))
         end = time.monotonic() + 5
         while len(log.read_bytes()) < len(command.out.data) + 12 and time.monotonic() < end:
             time.sleep(0.01)
         assert log.read_bytes() == b"from before\n" + command.out.data
+
+
+def assert_log(path, *lines):
+    """The log has these lines; dates and times are D, paths of ports P, seconds S, reasons R."""
+    found = re.sub(r"(was lost|cannot open .*tty): .*", r"\1: R", path.read_text())
+    for form, letter in ((r"\d{4}-\d\d-\d\d [\d:.]{12}", "D"), (r"/tmp/\S+/tty", "P"), (r"\d+\.\d+ s", "S")):
+        found = re.sub(form, letter, found)
+    assert found.splitlines() == list(lines)
+
+
+def test_the_log_marks_outages_with_their_time_reason_and_length(device, tmp_path):
+    with monitor(device, "--log", tmp_path / "log") as command:
+        device.wait_opened()
+        device.send(b"before, in mid-line")
+        command.out.wait(b"mid-line")
+        device.unplug()
+        command.wait_event("recovering")
+        device.plug()
+        device.wait_opened()
+        device.send(b"after\n")
+        command.out.wait(b"after\n")
+        assert command.out.data == b"before, in mid-lineafter\n"  # in the log alone
+    assert_log(
+        tmp_path / "log",
+        "before, in mid-line",
+        "--- D  P was lost: R",
+        "--- D  P is back, after S",
+        "after",
+    )
+
+
+def test_the_log_marks_a_device_that_was_absent_from_the_beginning(tmp_path):
+    with SimulatedDevice(plugged=False) as device, monitor(device, "--log", tmp_path / "log") as command:
+        command.wait_event("recovering")
+        device.plug()
+        device.wait_opened()
+        device.send(b"here\n")
+        command.out.wait(b"here\n")
+    assert_log(
+        tmp_path / "log",
+        "--- D  cannot open P: R",
+        "--- D  P is back, after S",
+        "here",
+    )
+
+
+def test_a_quiet_log_has_the_data_alone(device, tmp_path):
+    with monitor(device, "--quiet", "--log", tmp_path / "log") as command:
+        device.wait_opened()
+        device.send(b"before ")
+        command.out.wait(b"before ")
+        device.unplug()
+        device.plug()
+        device.wait_opened()
+        device.send(b"after\n")
+        command.out.wait(b"after\n")
+    assert (tmp_path / "log").read_bytes() == b"before after\n"
 
 
 def test_a_log_that_is_full_is_told_once_and_stops_nothing_else(device):
@@ -484,6 +577,12 @@ def test_no_exclusive_lets_others_in(device):
         (["monitor", "x", "--dtr", "up"], "--dtr"),
         (["monitor", "x", "--log", "/nowhere/log"], "No such file or directory: '/nowhere/log'"),
         (["monitor", "x", "--idle-timeout", "0"], "idle_timeout must be above 0"),
+        (["monitor", "x", "--map", "crlf"], "CRLF is no mapping: allowed are ICRNL, "),
+        (["monitor", "x", "--map", "ICRNL,IGNCR"], "ICRNL and IGNCR contradict each other"),
+        (["monitor", "--timestamps=utc", "x"], "--timestamps"),
+        (["simulate", "--answer", "x"], "must be REQUEST=ANSWER, not 'x'"),
+        (["simulate", "--every", "-1"], "must be seconds, at least 0, not -1"),
+        (["completion", "tcsh"], "tcsh"),
         (["ports", "x"], "unrecognized arguments: x"),
         (["frobnicate"], "frobnicate"),
     ],
@@ -495,7 +594,7 @@ def test_wrong_usage_has_status_2_and_tells_the_usage(arguments, said):
     assert said in done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["monitor"], ["ports"]])
+@pytest.mark.parametrize("command", [[], ["monitor"], ["ports"], ["simulate"], ["completion"]])
 def test_help_teaches_with_examples_first(command):
     done = subprocess.run([COMMAND, *command, "--help"], capture_output=True, text=True, timeout=10, check=False)
     assert done.returncode == 0

@@ -2,9 +2,11 @@
 
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
+from datetime import date
 from types import SimpleNamespace
 
 import pytest
@@ -25,9 +27,11 @@ from cnxman.cli import stdio as stdio_module
 from cnxman.cli import terminal as terminal_module
 from cnxman.cli.ending import Ending
 from cnxman.cli.events import Events
-from cnxman.cli.keys import Command, Keys, LineEnds
+from cnxman.cli.keys import Command, Keys, LineEnds, Unknown, echo_of
+from cnxman.cli.line import Port
+from cnxman.cli.mapping import FLAGS, flags, mappings
 from cnxman.cli.outbox import Outbox
-from cnxman.cli.shapes import AsItIs, Hexadecimal, Timed
+from cnxman.cli.shapes import STAMPS, AsItIs, Hexadecimal, Stamp, Timed, WholeLines, shape
 
 CHUNKS = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
 
@@ -43,8 +47,9 @@ CHUNKS = st.lists(st.binary(min_size=1, max_size=40), max_size=12)
         (b"\x14B\x14d\x14r", [Command.BREAK, Command.DTR, Command.RTS]),
         (b"a\x14sb", [b"a", Command.STATISTICS, b"b"]),
         (b"\x14\x14q", [b"\x14", b"q"]),
-        (b"\x14t\x14c\x14\x03", [b"\x14", b"\x03", b"\x03"]),
-        (b"\x14z", [Command.HELP]),
+        (b"\x14c\x14\x03", [b"\x03", b"\x03"]),
+        (b"\x14e\x14H\x14t", [Command.ECHO, Command.HEX, Command.TIMESTAMPS]),
+        (b"\x14zz", [Unknown(b"z"), b"z"]),
     ],
 )
 def test_keys_mean_the_same_at_once_and_one_by_one(typed, meant):
@@ -56,7 +61,7 @@ def test_keys_mean_the_same_at_once_and_one_by_one(typed, meant):
 
 def pieces(meant):
     """What was meant, with all that is for the device in single bytes."""
-    return [piece for each in meant for piece in ([each] if isinstance(each, Command) else each)]
+    return [piece for each in meant for piece in (each if isinstance(each, bytes) else [each])]
 
 
 @settings(derandomize=True)
@@ -80,17 +85,108 @@ def test_a_line_end_in_two_pieces_is_one():
 @given(CHUNKS)
 def test_shapes_show_the_same_in_any_chunks(chunks):
     whole = b"".join(chunks)
-    for make in (AsItIs, Hexadecimal, lambda: Timed(lambda: b"T ")):
+    stamp = Stamp(lambda: b"T ")
+    for make in (AsItIs, Hexadecimal, lambda: Timed(stamp), lambda: Hexadecimal(stamp), lambda: WholeLines(AsItIs())):
         once, often = make(), make()
         shown = b"".join(map(often.feed, chunks)) + often.finish()
         assert shown == (once.feed(whole) if whole else b"") + once.finish()
 
 
 def test_a_line_has_the_time_of_its_first_byte():
-    times = iter([b"1 ", b"2 ", b"3 ", b"4 "])
-    timed = Timed(lambda: next(times))
-    assert [timed.feed(part) for part in (b"a", b"b\n", b"c\nd", b"\n")] == [b"1 a", b"b\n", b"3 c\n3 d", b"\n"]
+    times = iter([b"1 ", b"2 ", b"3 "])
+    timed = Timed(Stamp(lambda: next(times)))
+    assert [timed.feed(part) for part in (b"a", b"b\n", b"c\nd", b"\ne\n")] == [b"1 a", b"b\n", b"2 c\n2 d", b"\n3 e\n"]
     assert timed.finish() == b""
+
+
+@pytest.mark.parametrize("make", [Timed, Hexadecimal])
+def test_lines_of_one_chunk_have_no_time_between_them(make):
+    found = make(Stamp(lambda: b"<first>", b"<again>"))
+    shown = found.feed(b"0123456789abcd\n\n0123456789abcd\n\n")
+    assert shown.count(b"<first>") == 1
+    assert shown.count(b"<again>") == shown.count(b"\n") - 1
+
+
+@pytest.mark.parametrize(
+    ("form", "looks_like"),
+    [
+        ("date", rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}  "),
+        ("time", rb"\d\d:\d\d:\d\d\.\d{3}  "),
+        ("delta", rb" +\+0\.000  "),
+        ("iso", rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d  "),
+        ("epoch", rb"1\d{9}\.\d{3}  "),
+    ],
+)
+def test_times_have_the_form_asked_for(form, looks_like):
+    assert re.fullmatch(looks_like + b"x", shape(hexadecimal=False, timestamps=form).feed(b"x"))
+
+
+def test_delta_counts_from_where_the_line_before_began(monkeypatch):
+    times = iter([100.0, 100.25, 103.5])
+    monkeypatch.setattr("cnxman.cli.shapes.time.monotonic", lambda: next(times))
+    timed = Timed(STAMPS["delta"]())
+    shown = [timed.feed(part) for part in (b"one\n", b"tw", b"o\n", b"three\nfour\n")]
+    assert b"".join(shown).splitlines() == [
+        b"    +0.000  one",
+        b"    +0.250  two",
+        b"    +3.250  three",
+        b"    +0.000  four",
+    ]
+
+
+def test_whole_lines_keep_a_line_until_it_is_over_or_too_long():
+    lines = WholeLines(AsItIs())
+    assert lines.feed(b"on") == b""
+    assert lines.begun
+    assert lines.feed(b"e\ntw") == b"one\n"
+    assert lines.finish() == b"tw\n"
+    assert not lines.begun
+    assert lines.finish() == b""
+    assert lines.feed(b"x" * 5000) == b"x" * 5000 + b"\n"
+
+
+# -- mappings ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "received", "sent"),
+    [
+        ("ICRNL", b"a\nb\n\x7f\x08", b"a\rb\n\x7f\x08"),
+        ("icrcrnl", b"a\r\nb\n\x7f\x08", b"a\rb\n\x7f\x08"),
+        ("IGNCR,INLCRNL", b"ab\r\n\x7f\x08", b"a\rb\n\x7f\x08"),
+        ("INLCR, ODELBS", b"a\rb\r\x7f\x08", b"a\rb\n\x08\x08"),
+        ("OCRNL", b"a\rb\n\x7f\x08", b"a\nb\n\x7f\x08"),
+        ("OIGNCR,ONLCRNL", b"a\rb\n\x7f\x08", b"ab\r\n\x7f\x08"),
+    ],
+)
+def test_mappings_replace_what_tio_says(given, received, sent):
+    from_device, to_device = mappings(flags(given))
+    data = b"a\rb\n\x7f\x08"
+    assert (from_device.feed(data), to_device.feed(data)) == (received, sent)
+
+
+def test_a_mapping_that_there_is_not_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=f"ICRLF is no mapping: allowed are {', '.join(FLAGS)}"):
+        flags("ICRNL,icrlf")
+
+
+def test_mappings_that_contradict_each_other_are_refused():
+    assert mappings(["ICRNL", "ICRNL", "OCRNL"])
+    with pytest.raises(ValueError, match="ICRNL and IGNCR contradict each other"):
+        mappings(["ICRNL", "IGNCR"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"abc\xc3\xa4", b"abc\xc3\xa4"),
+        (b"a\rb\nc\r\nd", b"a\r\nb\r\nc\r\nd"),
+        (b"\x03\x1b[A\t", b"^C^[[A\t"),
+        (b"\x7f\x08", b"\x08 \x08" * 2),
+    ],
+)
+def test_an_echo_shows_control_characters_and_obeys_none(sent, shown):
+    assert echo_of(sent) == shown
 
 
 @settings(derandomize=True)
@@ -206,6 +302,20 @@ def test_events_that_nobody_can_read_are_not_told_and_no_error():
     os.close(in_)
 
 
+def test_an_event_on_another_day_begins_with_the_date(monkeypatch):
+    out, in_ = os.pipe()
+    noon = 1_764_331_200.0
+    now = iter([noon, noon + 1, noon + 86_400, noon + 86_401])
+    events = Events(in_, now=lambda: next(now))
+    for what in ("today", "tomorrow", "later"):
+        events.tell(what)
+    os.close(in_)
+    with open(out) as lines:
+        heads = [line.split("  ")[0] for line in lines]
+    assert [len(head) for head in heads] == [12, 23, 12]
+    assert heads[1] == f"{date.fromtimestamp(noon + 86_400)} {heads[0][:6]}00.000"
+
+
 @pytest.mark.parametrize(("delay", "said"), [(0.0, "0.00 s"), (0.05, "0.05 s"), (0.1, "0.1 s"), (12.34, "12.3 s")])
 def test_delays_for_people(delay, said):
     assert events_module.seconds(delay) == said
@@ -213,8 +323,13 @@ def test_delays_for_people(delay, said):
 
 def monitor_of(connection, told, **options):
     with Ending(1) as ending:
-        monitor = monitor_module.Monitor(connection, monitor_module.Options("title", **options), ending, typed=False)
-    monitor._events = monitor._answers = SimpleNamespace(tell=lambda what, text="": told.append((what, text)))
+        watched = [Port(connection, "port")]
+        monitor = monitor_module.Monitor(watched, monitor_module.Options(**options), ending, typed=False)
+
+    def tell(what, text=""):
+        told.append((what, text))
+
+    monitor._events = monitor._line._events = SimpleNamespace(tell=tell, answer=tell)
     return monitor, ending
 
 
@@ -223,7 +338,7 @@ def test_a_long_outage_does_not_fill_the_screen():
     monitor, _ = monitor_of(SerialConnection("loop://"), told)
     policy = RetryPolicy(jitter=0)
     for failures in range(1, 1000):
-        monitor._tell_retry("gone", policy.delay(failures))
+        monitor._line._tell_retry("gone", policy.delay(failures))
     assert [text for _, text in told] == [
         "gone (next attempt in 0.1 s)",
         "next attempt in 0.2 s",
@@ -233,7 +348,7 @@ def test_a_long_outage_does_not_fill_the_screen():
         "next attempt in 3.2 s",
         "next attempt in 5.0 s, and so on until it is back",
     ]
-    monitor._tell_retry("another reason", 5.0)
+    monitor._line._tell_retry("another reason", 5.0)
     assert told[-1][1] == "another reason (next attempt in 5.0 s)"
 
 
@@ -241,7 +356,7 @@ def test_commands_that_work_are_told(serial_device):
     told = []
     connection = SimpleNamespace(dtr=None, rts=None, send_break=lambda: None)
     monitor, _ = monitor_of(SerialConnection(serial_device.port), told)
-    monitor._connection = connection
+    monitor._line.connection = connection
     for command in (Command.DTR, Command.DTR, Command.RTS, Command.RTS, Command.BREAK):
         monitor._obey(command)
     assert told == [("dtr", "off"), ("dtr", "on"), ("rts", "off"), ("rts", "on"), ("break", "sent")]
@@ -250,9 +365,9 @@ def test_commands_that_work_are_told(serial_device):
 def test_the_drivers_counters_are_shown_where_there_are_any():
     monitor, _ = monitor_of(SerialConnection("loop://"), [])
     driver = SimpleNamespace(framing=1, parity=2, overrun=3, buffer_overrun=4)
-    monitor._connection = SimpleNamespace(statistics=SimpleNamespace(bytes_in=5, bytes_out=6, driver=driver))
+    monitor._line.connection = SimpleNamespace(statistics=SimpleNamespace(bytes_in=5, bytes_out=6, driver=driver))
     monitor._outbox.put(b"1234567", wait=True)
-    assert monitor._statistics() == (
+    assert monitor._line.statistics() == (
         "5 bytes received, 6 sent, 0 outages, 7 bytes wait to be sent, 1 framing errors, 2 parity errors, 7 overruns"
     )
 
@@ -265,7 +380,7 @@ def test_what_a_thread_raises_ends_the_command_with_status_1(monkeypatch):
         raise RuntimeError("no more threads")
 
     monkeypatch.setattr(ConnectionManager, "connect", lambda self: refuse())
-    monitor._start("opener", monitor._manager.connect).join(5)
+    monitor._start("opener", monitor._line.manager.connect).join(5)
     assert told == [("error", "RuntimeError: no more threads")]
     assert ending.wait() == 1
 
@@ -301,7 +416,7 @@ def test_what_the_line_did_not_take_goes_out_next_and_nothing_twice():
         if len(written) == 1:
             raise error
 
-    monitor._connection = SimpleNamespace(write=write)
+    monitor._line.connection = SimpleNamespace(write=write)
     monitor._outbox.put(b"abcdef", wait=True)
     monitor._outbox.line_up()
     threading.Timer(0.2, monitor._outbox.put, [b"gh"], {"wait": True}).start()
@@ -313,10 +428,31 @@ def test_what_the_line_did_not_take_goes_out_next_and_nothing_twice():
 # -- the command line -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("line", "form", "ports"),
+    [
+        ("monitor P", None, ["P"]),
+        ("monitor --timestamps P Q", "date", ["P", "Q"]),
+        ("monitor --time P", "date", ["P"]),
+        ("monitor P --timestamps", "date", ["P"]),
+        ("monitor --timestamps=iso P", "iso", ["P"]),
+        ("monitor --timestamps delta P", "delta", ["P"]),
+        ("monitor --timestamps -- delta", "date", ["delta"]),
+    ],
+)
+def test_timestamps_take_a_form_and_never_the_port(monkeypatch, line, form, ports):
+    found = []
+    monkeypatch.setattr(monitor_module, "run", lambda watched, options: found.append((watched, options)) or 0)
+    cli.main(line.split())
+    [(watched, options)] = found
+    assert options.timestamps == form
+    assert [port.name for port in watched] == ports
+
+
 def test_every_setting_reaches_the_connection(monkeypatch):
     made, run = {}, []
     monkeypatch.setattr(cli, "SerialConnection", lambda *args, **named: made.update(named, args=args))
-    monkeypatch.setattr(monitor_module, "run", lambda connection, options: run.append(options) or 7)
+    monkeypatch.setattr(monitor_module, "run", lambda watched, options: run.extend(watched) or 7)
     line = "monitor P -b 1200 --bytesize 5 --parity o --stopbits 1.5 --rtscts --xonxoff --dsrdtr --dtr on --rts off"
     assert cli.main([*line.split(), "--no-exclusive", "--idle-timeout", "3", "--buffer-size", "9"]) == 7
     assert made == {

@@ -226,9 +226,11 @@ def test_hexadecimal_is_switched_by_a_key(device):
 def test_timestamps_go_through_their_forms_by_a_key(device):
     with monitor(device) as command:
         device.wait_opened()
-        for form in (b"date", b"time", b"delta", b"iso", b"epoch", b"off", b"date"):
+        for form in (b"date", b"time", b"delta", b"iso", b"epoch", b"off"):
             command.type(CTRL_T + b"t")
             command.out.wait(b"timestamps    " + form)
+        command.type(CTRL_T + b"t")
+        command.out.wait(lambda shown: shown.count(b"timestamps    date") == 2)
         device.send(b"line\n")
         command.out.wait(lambda shown: re.search(rb"\n\d{4}-\d\d-\d\d [\d:.]{12}  line\r\n", shown))
 

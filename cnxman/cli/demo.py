@@ -4,6 +4,7 @@ The device is simulated, on a pseudo-terminal. The manager, the connection and t
 of one's own would use.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -12,6 +13,9 @@ from cnxman.cli.ending import Ending
 from cnxman.cli.events import Events, reason, seconds
 from cnxman.cli.stdio import STDOUT
 from cnxman.testing import SimulatedDevice
+
+_EARLY = 0.05
+"""An attempt that comes so many seconds before its time comes because the device is back."""
 
 _READINGS = (b"temperature 21.4\n", b"temperature 21.5 humidity 40\n", b"ok\n", b"temperature 21.5\n")
 
@@ -35,10 +39,17 @@ def run(pace: float = 1.0) -> int:
         connection = SerialConnection(device.port, 115200)
         manager = ConnectionManager(connection)
 
-        def on_state(state: ConnectionState, error: ConnectionException | None) -> None:
+        retry_at = 0.0
+
+        def on_state(state: ConnectionState, previous: ConnectionState, error: ConnectionException | None) -> None:
+            is_retry = (previous, state) == (ConnectionState.RECOVERING, ConnectionState.CONNECTING)
+            if is_retry and time.monotonic() < retry_at - _EARLY:
+                events.tell("retry", "the device is back: trying at once")
             events.tell(state, reason(error))
 
         def on_retry(delay: float) -> None:
+            nonlocal retry_at
+            retry_at = time.monotonic() + delay
             events.tell("retry", f"next attempt in {seconds(delay)}")
 
         connection.subscribe(lambda data: events.tell("data", f"{len(data):3} bytes  {data!r}"))

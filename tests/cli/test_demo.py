@@ -48,7 +48,16 @@ def test_tells_why_and_the_delay_of_each_retry(story):
     assert "was lost" in next(text for what, text in lines if what == "recovering")
     retries = [text for what, text in lines if what == "retry"]
     assert len(retries) >= 3
-    assert all(re.fullmatch(r"next attempt in \d+\.\d+ s", text) for text in retries)
+    back = "the device is back: trying at once"
+    assert all(re.fullmatch(rf"next attempt in \d+\.\d+ s|{back}", text) for text in retries)
+
+
+def test_tells_once_that_the_return_of_the_device_was_noticed(story):
+    lines = story[2]
+    at = lines.index(("retry", "the device is back: trying at once"))
+    assert lines.count(lines[at]) == 1
+    assert ("cable", "put back") in lines[:at]
+    assert [what for what, _ in lines[at + 1 : at + 3]] == ["connecting", "connected"]
 
 
 def test_tells_data_with_its_size_before_and_after_the_outage(story):

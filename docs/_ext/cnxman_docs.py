@@ -8,6 +8,7 @@ single backticks is a link if it names something documented, and code if not: so
 import inspect
 import json
 import re
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -140,28 +141,51 @@ def find_soft_link(app: Sphinx, env: Any, node: pending_xref, contnode: nodes.El
     return contnode
 
 
+LITERAL = re.compile(r"""(?<![\w`])(?:b"[^"]*"|b'[^']*'|"[^"]*\\[^"]*"|"")(?![\w`])""")
+"""What is a literal of Python's beyond doubt: bytes, a string with a backslash, the empty string."""
+
+
 def plain_docstrings(_app: Sphinx, what: str, _name: str, _obj: object, _options: Any, lines: list[str]) -> None:
     """Before napoleon: our docstrings are text for `help()`, and say less than reStructuredText wants.
 
-    An indented block after a paragraph is code. And napoleon takes what stands before a colon in an attribute's
-    docstring for its type; an empty comment before it has none.
+    An indented block after a paragraph is code, and so are literals in the text. And napoleon takes what stands before
+    a colon in an attribute's docstring for its type; an empty comment before it has none.
     """
     found: list[str] = ["..", ""] if what in ("attribute", "property") else []
     before = ""
+    in_code = in_example = False
     for line in lines:
-        is_code = line.startswith("    ") and found and not found[-1] and before and not before.startswith(" ")
-        if is_code and not line.lstrip().startswith(">>>") and not before.startswith(("*", "-")):
+        begins_code = line.startswith("    ") and found and not found[-1] and before and not before.startswith(" ")
+        in_code = bool(begins_code) or (in_code and (not line or line.startswith("    ")))
+        in_example = bool(line) and (in_example or line.lstrip().startswith(">>>"))
+        if begins_code and not line.lstrip().startswith(">>>") and not before.startswith(("*", "-")):
             found += ["::", ""]
-        found.append(line)
+        found.append(line if in_code or in_example else with_literals_marked(line))
         before = line or before
     lines[:] = found
 
 
-def no_signature_of_enums(
+def with_literals_marked(line: str) -> str:
+    """The line, with double backticks around the literals that stand outside of backticks."""
+    parts = re.split(r"(``.*?``|`.*?`)", line)
+    return "".join(part if part.startswith("`") else LITERAL.sub(r"``\g<0>``", part) for part in parts)
+
+
+def plain_signatures(
     _app: Sphinx, _what: str, _name: str, obj: object, _options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """An enumeration isn't called."""
-    return ("", None) if inspect.isclass(obj) and issubclass(obj, Enum) else (signature, returns)
+    """A default that is a constant's name, often a private one, is shown by its value. An enumeration isn't called."""
+    if inspect.isclass(obj) and issubclass(obj, Enum):
+        return "", None
+    names = vars(sys.modules.get(getattr(obj, "__module__", None) or "", sys))
+    if inspect.isclass(obj):
+        names = getattr(obj.__init__, "__globals__", names)
+
+    def value(match: re.Match[str]) -> str:
+        found = names.get(match[1])
+        return f"= {found!r}" if isinstance(found, (int, float, str, bytes)) else match[0]
+
+    return signature and re.sub(r"= (_?[A-Z][A-Z_]+)\b", value, signature), returns
 
 
 def public_bases(_app: Sphinx, _name: str, _obj: type, _options: Any, bases: list[Any]) -> None:
@@ -181,6 +205,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_role("soft", SoftLink())
     app.connect("missing-reference", find_soft_link)
     app.connect("autodoc-process-docstring", plain_docstrings, priority=100)
-    app.connect("autodoc-process-signature", no_signature_of_enums)
+    app.connect("autodoc-process-signature", plain_signatures)
     app.connect("autodoc-process-bases", public_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

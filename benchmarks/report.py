@@ -23,7 +23,15 @@ BOUNDS = (  # a figure of cnxman's (of cnxman.compat's, for read), or its ratio 
 )
 PANELS = {"flood": "CPU ms/MB", "packets": "CPU us", "300 KB/s": "CPU ms/s", "latency": "p99 us"}
 PANELS |= {"idle": "wake-ups/s", "stall": "KB dropped"}
-STYLE = "text { font: 13px sans-serif; fill: #24292f } .other { fill: #9aa4af } .cnxman { fill: #1f77b4 }"
+INK, PAPER, OTHER, OURS = "#1f2328", "#ffffff", "#9aa4af", "#1f77b4"
+DARK = """<style>
+@media (prefers-color-scheme: dark) {
+  .chart text { fill: #d7dde4 }
+  .chart .paper { fill: #0d1117 }
+  .chart .other { fill: #57606a }
+  .chart .cnxman { fill: #58a6ff }
+}
+</style>"""  # on top of the elements' own colours, which every viewer knows
 
 
 def median(samples: Samples, metric: str, key: str, peer: str, to: str | None = None) -> float | None:
@@ -70,21 +78,24 @@ def bounds(samples: Samples) -> list[str]:
 
 def svg(samples: Samples, peers: Sequence[str]) -> str:
     """Return bars, a panel a figure; those beyond four times the floor's and ours are cut off, with an arrow."""
-    parts, y = [f"<style>{STYLE}</style>", '<rect width="100%" height="100%" fill="#fff"/>'], 0
+    parts, y = [DARK, f'<rect class="paper" width="100%" height="100%" fill="{PAPER}"/>'], 0
     for metric, key in PANELS.items():
         shown = {peer: value for peer in peers if (value := median(samples, metric, key, peer)) is not None}
         most = max(shown.values(), default=0)
         full = min(most, 4 * max(shown.get("floor", 0), shown.get("cnxman", 0)) or most) or 1
         y += 30
-        parts.append(f'<text x="10" y="{y}" font-weight="bold">{metric}: {key}</text>')
+        parts.append(f'<text x="10" y="{y}" fill="{INK}" font-weight="bold">{metric}: {key} (less is better)</text>')
         for peer, value in shown.items():
             y += 20
             width = max(1, 480 * min(value / full, 1))
-            kind, arrow = "cnxman" if peer == "cnxman" else "other", " →" if value > full else ""
+            kind, colour = ("cnxman", OURS) if peer == "cnxman" else ("other", OTHER)
+            arrow = " →" if value > full else ""
             parts += [
-                f'<text x="172" y="{y}" text-anchor="end">{peer}</text>',
-                f'<rect class="{kind}" x="180" y="{y - 11}" width="{width:.0f}" height="14"/>',
-                f'<text x="{186 + width:.0f}" y="{y}">{number(value)}{arrow}</text>',
+                f'<text x="172" y="{y}" fill="{INK}" text-anchor="end">{peer}</text>',
+                f'<rect class="{kind}" x="180" y="{y - 11}" width="{width:.0f}" height="14" fill="{colour}"/>',
+                f'<text x="{186 + width:.0f}" y="{y}" fill="{INK}">{number(value)}{arrow}</text>',
             ]
-    parts.insert(0, f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {y + 15}">')
+    about = 'role="img" aria-label="Figures of cnxman and other readers, as bars"'
+    font = 'font-family="sans-serif" font-size="13"'
+    parts.insert(0, f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 760 {y + 15}" {about} {font}>')
     return "\n".join([*parts, "</svg>\n"])

@@ -34,7 +34,7 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_admonition_for_examples = False
 python_maximum_signature_line_length = 110
-smartquotes = False  # quotes are those of code more often than not
+smartquotes_action = "D"  # dashes alone: quotes are those of code more often than not
 toc_object_entries_show_parents = "hide"  # "On this page" has no room for the class before each method
 
 html_theme = "furo"

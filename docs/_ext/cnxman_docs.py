@@ -28,8 +28,12 @@ MODULES = ("basics", "serial", "retry", "ports", "framing", "protocols", "aio", 
 
 
 def in_page(svg: str) -> nodes.Node:
-    """An SVG picture in the page, which scrolls by itself where the page is too narrow for it."""
-    return nodes.raw("", f'<div class="picture">{svg}</div>', format="html")
+    """An SVG picture in the page, which scrolls by itself where the page is too narrow for it.
+
+    Its own style sheet would hold for the whole page.
+    """
+    drawing = re.sub(r"<style>.*?</style>", "", svg, flags=re.DOTALL)
+    return nodes.raw("", f'<div class="picture">{drawing}</div>', format="html")
 
 
 class StateChart(Directive):
@@ -88,9 +92,9 @@ class BenchmarkFigures(Directive):
             if cells[0] != "---":
                 lines += [f"   {'* -' if index == 0 else '  -'} {cell}" for index, cell in enumerate(cells)]
         if picture.exists():
-            lines += ["", ".. image:: /images/benchmarks.svg", "   :alt: the same, as bars", ""]
-        lines += ["", "What it was built to reach, and whether it did in this run:", ""]
-        lines += [f"* {line.replace(' NOT HELD', ' **not held**')}" for line in run["bounds"]]
+            lines += ["", ".. picture:: /images/benchmarks.svg", ""]
+        lines += ["", "The goals it was built for, and what this run reached:", ""]
+        lines += [f"* {line.replace(' NOT HELD', ': **the goal was missed**')}" for line in run["bounds"]]
         parent = nodes.container()
         self.state.nested_parse(StringList(lines, source=str(found)), self.content_offset, parent)
         return parent.children

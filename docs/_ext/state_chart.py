@@ -41,11 +41,11 @@ LABELS = {
     ("connecting", "disconnected"): (366, 240, "start"),
     ("disconnected", "connecting"): (334, 240, "end"),
     ("connecting", "recovering"): (470, 128, "start"),
-    ("recovering", "connecting"): (482, 172, "end"),
+    ("recovering", "connecting"): (460, 152, "end"),
     ("connected", "recovering"): (652, 128, "end"),
     ("connected", "disconnected"): (588, 326, "start"),
     ("connected", "torndown"): (768, 215, "start"),
-    ("recovering", "disconnected"): (458, 274, "end"),
+    ("recovering", "disconnected"): (448, 262, "end"),
     ("recovering", "torndown"): (678, 296, "start"),
     ("disconnected", "torndown"): (555, 388, "middle"),
 }
@@ -55,7 +55,7 @@ CALLS = {"_connect": "connect()", "_disconnect": "disconnect()", "_teardown": "t
 """Inputs from outside, as the columns of the table have them."""
 
 EVENTS = {
-    "_retry": "wait over, or back",
+    "_retry": "wait over, or device back",
     "_succeeded": "it succeeds",
     "_failed": "it fails",
     "_gave_up": "the last one fails",
@@ -104,22 +104,21 @@ def transitions() -> list[Transition]:
 
 # -- the picture ------------------------------------------------------------------------------------------
 
-STYLE = """
-.chart { color: #1f2328; --paper: #ffffff; --box: #eef4fb; --edge: #4b6584; font: 13px system-ui, sans-serif }
+INK, PAPER, BOX, EDGE = "#1f2328", "#ffffff", "#eef4fb", "#4b6584"
+
+FONT = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"'
+
+DARK = """
 @media (prefers-color-scheme: dark) {
-  .chart { color: #d7dde4; --paper: #0d1117; --box: #1b2838; --edge: #8fb0d3 }
+  .chart rect { fill: #1b2838; stroke: #8fb0d3 }
+  .chart rect.paper { fill: #0d1117; stroke: none }
+  .chart path { stroke: #8fb0d3 }
+  .chart marker path { fill: #8fb0d3; stroke: none }
+  .chart text { fill: #d7dde4 }
 }
 """
-"""For the picture by itself; on the site's pages, the site's style sheet says so."""
-
-SHAPES = """
-.chart rect { fill: var(--box); stroke: var(--edge); stroke-width: 1.5 }
-.chart path { fill: none; stroke: var(--edge); stroke-width: 1.4 }
-.chart marker path { fill: var(--edge); stroke: none }
-.chart text { fill: currentColor; text-anchor: middle }
-.chart .state { font-weight: 600; font-size: 15px }
-.chart .end { text-anchor: end } .chart .start { text-anchor: start }
-"""
+"""For the picture by itself, where the viewer knows of a dark scheme. Each element has its own colours, so that viewers
+that read no style sheet show the picture too. On the site's pages, the site's style sheet gives it the page's."""
 
 
 def chart(*, alone: bool) -> str:
@@ -133,21 +132,26 @@ def chart(*, alone: bool) -> str:
         if each.before != each.after:
             arrows[each.before, each.after].append((CALLS | EVENTS)[each.given])
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" {FONT}',
         '  aria-label="The states of a ConnectionManager, and what leads from one to another">',
-        f"<style>{STYLE if alone else ''}{SHAPES}</style>",
-        *([f'<rect width="{WIDTH}" height="{HEIGHT}" style="fill: var(--paper); stroke: none"/>'] if alone else []),
+        *([f"<style>{DARK}</style>"] if alone else []),
+        *([f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" fill="{PAPER}"/>'] if alone else []),
         '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8"',
-        '  orient="auto"><path d="M 0 1 L 10 5 L 0 9 z"/></marker></defs>',
+        f'  orient="auto"><path d="M 0 1 L 10 5 L 0 9 z" fill="{EDGE}"/></marker></defs>',
     ]
     for (before, after), labels in arrows.items():
-        parts.append(f'<path d="{_way(before, after, arrows)}" marker-end="url(#tip)"/>')
+        parts.append(
+            f'<path d="{_way(before, after, arrows)}" fill="none" stroke="{EDGE}" stroke-width="1.4"'
+            ' marker-end="url(#tip)"/>'
+        )
         parts += _label(before, after, labels)
     for name in states():
         x, y = PLACES[name]
         parts.append(
             f'<rect x="{x - BOX_WIDTH // 2}" y="{y - BOX_HEIGHT // 2}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
-            f' rx="8"/><text class="state" x="{x}" y="{y + 5}">{name}</text>'
+            f' rx="8" fill="{BOX}" stroke="{EDGE}" stroke-width="1.5"/>'
+            f'<text x="{x}" y="{y + 5}" fill="{INK}" font-size="15" font-weight="600"'
+            f' text-anchor="middle">{name}</text>'
         )
     return "\n".join([*parts, "</svg>\n"])
 
@@ -178,9 +182,12 @@ def _border(box: tuple[float, float], inside: tuple[float, float], outside: tupl
 
 def _label(before: str, after: str, lines: list[str]) -> list[str]:
     (x0, y0), (x1, y1) = PLACES[before], PLACES[after]
+    lines = [part for line in lines for part in line.replace(", or ", ",|or ").split("|")]
     x, y, anchor = LABELS.get((before, after), ((x0 + x1) / 2, (y0 + y1) / 2 - 6, "middle"))
     return [
-        f'<text class="{anchor}" x="{x:.0f}" y="{y + 16 * i:.0f}">{escape(line)}</text>' for i, line in enumerate(lines)
+        f'<text x="{x:.0f}" y="{y + 16 * i:.0f}" fill="{INK}" font-size="13" text-anchor="{anchor}">'
+        f"{escape(line)}</text>"
+        for i, line in enumerate(lines)
     ]
 
 

@@ -23,6 +23,8 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PATIENCE = 30.0
 
 ELSEWHERE = {
+    "gui_qt.py": "test_gui.py",
+    "gui_tkinter.py": "test_gui.py",
     "mqtt_gateway.py": "test_mqtt_gateway.py",
     "prometheus_exporter.py": "test_gateway.py",
     "protocol_tcp_redirect.py": "test_examples.py",

@@ -275,7 +275,7 @@ class Monitor:
         if isinstance(command, Unknown):
             self._events.answer("help", str(command))
         elif command in _ONE_PORT and not self._is_single:
-            self._events.answer("error", f"several ports are only read: {command.value} is for one")
+            self._events.answer("error", f"{command.value}: only with one port")
         elif command is Command.HELP:
             for line in HELP:
                 self._events.answer("help", line)

@@ -39,6 +39,7 @@ class Screen:
         self._is_terminal = os.isatty(STDOUT)
         self._is_shared = self._is_terminal and os.isatty(STDERR)
         self._in_line = False  # the cursor of a terminal that events share
+        self._below = False  # it is at the beginning of a line, but not at the left
         self._echoes = False  # what stands in the line is an echo
         self._at = b"\n"  # the last byte that standard output got
 
@@ -53,6 +54,7 @@ class Screen:
             if self._closed:
                 return
             self._in_line = self._is_shared and shown[-1] != ord("\n")
+            self._below = self._is_shared and not (self._in_line or self.from_the_left)
             before = b"\n" if own_line and self._echoes and self._is_terminal else b""
             self._echoes = False
             data = before + shown
@@ -92,9 +94,10 @@ class Screen:
             self.write(b"\n")
 
     def before_event(self) -> str:
-        """What to write to standard error before a line of its own: a new line, if the cursor is in mid-line."""
-        in_line, self._in_line, self._echoes = self._in_line, False, False
-        return "\r\n" if in_line else ""
+        """What to write to standard error before a line of its own: what brings the cursor to the left of a new one."""
+        before = "\r\n" if self._in_line else "\r" if self._below else ""
+        self._in_line = self._below = self._echoes = False
+        return before
 
 
 class Log:

@@ -74,7 +74,7 @@ def test_nothing_is_sent_and_keys_for_one_port_are_refused(ports):
         command.type(b"x")
         command.out.wait(b"several ports are only read")
         command.type(b"\x14p")
-        command.out.wait(b"give the port away for a while, and take it back is for one")
+        command.out.wait(b"give the port away for a while, and take it back: only with one port")
         command.type(b"\x14s")
         command.out.wait(lambda shown: shown.count(b"connected, 0 bytes received") == 2)
         assert (one.received, two.received) == (b"", b"")

@@ -79,6 +79,15 @@ def test_events_have_a_line_of_their_own_in_colour(device):
         command.out.wait(lambda shown: re.search(rb"in mid-line\r\n[\d:.]{12}  \x1b", shown))
 
 
+def test_events_begin_at_the_left_after_a_line_feed_alone(device):
+    with monitor(device) as command:
+        device.wait_opened()
+        device.send(b"line\n")
+        command.out.wait(b"line\n")
+        command.type(CTRL_T + b"s")
+        command.out.wait(lambda shown: re.search(rb"line\n\r[\d:.]{12}  statistics", shown))
+
+
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_no_colour_where_it_is_not_wanted(device, environment):
     with monitor(device, env=environment) as command:

@@ -322,6 +322,21 @@ def test_a_port_that_is_given_away_is_left_alone_and_its_holder_named(device):
         device.wait_opened()
 
 
+def test_the_log_marks_that_the_port_was_given_away(device, tmp_path):
+    with monitor(device, "--log", tmp_path / "log") as command:
+        device.wait_opened()
+        command.type(CTRL_T + b"p")
+        command.out.wait(b"is free for others")
+        command.type(CTRL_T + b"p")
+        device.wait_opened()
+        device.send(b"again\n")
+        command.out.wait(b"again")
+    closed, back, data = (tmp_path / "log").read_text().splitlines()
+    assert closed.endswith(f"{device.port} is closed, for others to use")
+    assert f"{device.port} is back, after " in back
+    assert data == "again"
+
+
 def test_a_port_that_is_still_in_use_is_taken_back_when_it_is_free(device):
     with monitor(device) as command:
         device.wait_opened()

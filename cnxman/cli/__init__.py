@@ -317,40 +317,6 @@ def _connection(port: str, given: argparse.Namespace) -> SerialConnection:
     )
 
 
-def _run_share(given: argparse.Namespace) -> int:
-    from cnxman.cli import share  # noqa: PLC0415
-    from cnxman.cli.sharing.places import LineSettings, places_of  # noqa: PLC0415
-
-    places = places_of(given.places or ())
-    if not places:
-        given.parser.error("with whom? give --pty LINK or --listen ADDRESS")
-    try:
-        connection = _connection(given.port, given)
-    except ValueError as error:
-        given.parser.error(str(error))
-    options = share.Options(
-        title=f"{given.port}, {given.baudrate} {given.bytesize}{given.parity}{given.stopbits:g}",
-        places=places,
-        settings=LineSettings(given.baudrate, int(given.stopbits), given.rtscts, given.xonxoff),
-        limit=given.buffer_size,
-        quiet=given.quiet,
-        discard=given.discard,
-        follow=given.follow,
-    )
-    return share.run(connection, options)
-
-
-def _run_query(given: argparse.Namespace) -> int:
-    from cnxman.cli import query  # noqa: PLC0415
-
-    try:
-        connection = _connection(given.port, given)
-    except ValueError as error:
-        given.parser.error(str(error))
-    question, until = asking.question(given.text, given.eol), asking.answers_end(given.until, given.eol)
-    return query.run(connection, question, until, given.timeout, echo=given.echo)
-
-
 def _run_monitor(given: argparse.Namespace) -> int:
     from cnxman.cli import monitor  # noqa: PLC0415
     from cnxman.cli.line import Port  # noqa: PLC0415
@@ -375,25 +341,6 @@ def _run_monitor(given: argparse.Namespace) -> int:
         wait=not given.no_wait,
     )
     return monitor.run(watched, options)
-
-
-def _connection(port: str, given: argparse.Namespace) -> SerialConnection:
-    return SerialConnection(
-        port,
-        given.baudrate,
-        given.bytesize,
-        given.parity,
-        given.stopbits,
-        xonxoff=given.xonxoff,
-        rtscts=given.rtscts,
-        dsrdtr=given.dsrdtr,
-        write_timeout=None,  # flow control may hold us off for as long as it likes
-        exclusive=not given.no_exclusive,
-        dtr=_level(given.dtr),
-        rts=_level(given.rts),
-        idle_timeout=given.idle_timeout,
-        buffer_size=given.buffer_size,
-    )
 
 
 def _level(given: str | None) -> bool | None:

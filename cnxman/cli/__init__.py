@@ -12,6 +12,7 @@ from cnxman import SerialConnection, __version__
 from cnxman.cli import asking
 from cnxman.cli.sharing import arguments as sharing
 from cnxman.cli import completion, mapping
+from cnxman.cli import completion, mapping, playing
 from cnxman.cli.shapes import DEFAULT_STAMP, STAMPS
 from cnxman.cli.stdio import open_the_missing
 
@@ -61,26 +62,6 @@ Data goes to standard output, byte for byte; what happens, to standard error, a 
 during an outage is held back, up to 1 MiB, and sent when the device is back.
 
 Exit status: 0 when it was ended by Ctrl-C, SIGTERM or a closed pipe; 1 when it failed; 2 for wrong usage.
-"""
-
-_SIMULATE_EXAMPLES = """\
-examples:
-  cnxman simulate                              a device that answers *IDN?, counts, and talks; Ctrl-C ends it
-  cnxman simulate --link /tmp/ttyUSB0          under a name of one's own: cnxman monitor /tmp/ttyUSB0
-  cnxman simulate --answer 'VOLT?=5.02' --every 0
-
-Enter pulls it out, and puts it back. A request ends with CR, LF or both.
-
-"""
-
-_COMPLETION_EXAMPLES = """\
-examples:
-  cnxman completion fish | source              in ~/.config/fish/config.fish
-  eval "$(cnxman completion bash)"             in ~/.bashrc
-  eval "$(cnxman completion zsh)"              in ~/.zshrc, after compinit
-
-It needs argcomplete: pip install argcomplete
-
 """
 
 _EOL = {"lf": b"\n", "crlf": b"\r\n", "cr": b"\r"}
@@ -143,24 +124,24 @@ def make_parser() -> argparse.ArgumentParser:
     ports.set_defaults(run=_run_ports)
     ports.add_argument("--json", action="store_true", help="a JSON array; with --watch, one object a line")
     ports.add_argument("--watch", action="store_true", help="go on, and tell arrivals and departures as they happen")
-    _add_simulate(
-        commands.add_parser(
-            "simulate",
-            help="play a device, without any hardware",
-            description="Plays a device on a pseudo-terminal, until Ctrl-C.",
-            examples=_SIMULATE_EXAMPLES,
-        )
-    )
-    _add_completion(
-        commands.add_parser(
-            "completion",
-            help="complete this command's arguments in a shell",
-            description="Prints what a shell has to read to complete this command's arguments.",
-            examples=_COMPLETION_EXAMPLES,
-        )
-    )
     demo = commands.add_parser("demo", help="a simulated device is pulled out and comes back")
     demo.set_defaults(run=_run_demo)
+    simulate = commands.add_parser(
+        "simulate",
+        help="play a device, without any hardware",
+        description="Plays a device on a pseudo-terminal, until Ctrl-C.",
+        examples=playing.EXAMPLES,
+    )
+    simulate.set_defaults(run=_run_simulate)
+    playing.add_arguments(simulate)
+    shell = commands.add_parser(
+        "completion",
+        help="complete this command's arguments in a shell",
+        description="Prints what a shell has to read to complete this command's arguments.",
+        examples=completion.EXAMPLES,
+    )
+    shell.set_defaults(run=_run_completion)
+    completion.add_arguments(shell)
     return parser
 
 
@@ -199,7 +180,7 @@ def _add_monitor(parser: argparse.ArgumentParser) -> None:
     sent.add_argument("--echo", action="store_true", help="show what is typed, for devices that don't send it back")
     sent.add_argument(
         "--map",
-        type=_flags,
+        type=mapping.flags,
         action="extend",
         default=[],
         metavar="FLAGS",
@@ -268,8 +249,6 @@ def _seconds(text: str) -> float:
 def _add_completion(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_completion)
     parser.add_argument("shell", choices=completion.SHELLS, help="which shell reads it")
-
-
 def _add_settings(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-b", "--baudrate", type=int, default=9600, metavar="RATE", help="bits per second (9600)")
     group.add_argument("--bytesize", type=int, default=8, choices=(5, 6, 7, 8), help="data bits (8)")

@@ -13,6 +13,22 @@ SHELLS = ("bash", "zsh", "fish")
 _NEEDS = "completion needs argcomplete: pip install argcomplete, into the environment that cnxman is in\n"
 
 
+EXAMPLES = """\
+examples:
+  cnxman completion fish | source              in ~/.config/fish/config.fish
+  eval "$(cnxman completion bash)"             in ~/.bashrc
+  eval "$(cnxman completion zsh)"              in ~/.zshrc, after compinit
+
+It needs argcomplete: pip install argcomplete
+
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let the parser take the arguments of `cnxman completion`."""
+    parser.add_argument("shell", choices=SHELLS, help="which shell reads it")
+
+
 def run(shell: str) -> int:
     """Print it.
 

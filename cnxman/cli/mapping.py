@@ -1,5 +1,6 @@
 """The option `--map`: characters that are replaced on their way, under the names that tio gives them."""
 
+import argparse
 import re
 from collections.abc import Iterable
 
@@ -31,15 +32,15 @@ HELP = """\
 
 
 def flags(text: str) -> list[str]:
-    """The flags in a list with commas, in capitals.
+    """The flags in a list with commas, in capitals: a type for argparse.
 
     Raises:
-        ValueError: for one that there is not.
+        argparse.ArgumentTypeError: for one that there is not.
     """
     found = [flag.strip().upper() for flag in text.split(",")]
     unknown = [flag for flag in found if flag not in FLAGS]
     if unknown:
-        raise ValueError(f"{unknown[0] or 'nothing'} is no mapping: allowed are {', '.join(FLAGS)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0] or 'nothing'} is no mapping: allowed are {', '.join(FLAGS)}")
     return found
 
 

@@ -17,6 +17,9 @@ from cnxman.cli.stdio import STDIN, STDOUT, read_some
 from cnxman.cli.terminal import is_ours
 from cnxman.testing import SimulatedDevice
 
+with contextlib.suppress(ImportError):  # Windows, where there is no simulated device either
+    import fcntl
+
 ANSWERS = {
     "*IDN?": "ACME,1000",
     "MEASURE?": "21.5",
@@ -30,6 +33,9 @@ _LOOK_EVERY = 0.2
 
 _MOST_KEPT = 2**20
 """So many bytes of what the host wrote are kept, at most."""
+
+_OURS = re.compile(r"/cnxman-[^/]+/tty$")
+"""What a link to a simulated device says."""
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -47,26 +53,62 @@ class Options:
 class Link:
     """A name of its own for the device.
 
+    The folder of the device's port is locked meanwhile: so the next run knows what a run that was killed left behind.
+
     Args:
         path: the name.
         target: the device's port.
 
     Raises:
-        OSError: if there is something under that name, other than a link that leads nowhere, or it can't be made.
+        OSError: if there is something under that name, other than what such a run left behind; or it can't be made.
     """
 
     def __init__(self, path: str, target: str) -> None:
         self._path = path
         self._target = target
-        if os.path.islink(path) and not os.path.exists(path):  # of one that was killed
+        if _is_left_behind(path):
             os.unlink(path)
-        os.symlink(target, path)
+        self._folder = _locked(os.path.dirname(target))
+        try:
+            os.symlink(target, path)
+        except OSError:
+            os.close(self._folder)
+            raise
 
     def remove(self) -> None:
         """Take it away, if it is still this one."""
         with contextlib.suppress(OSError):
             if os.readlink(self._path) == self._target:
                 os.unlink(self._path)
+        os.close(self._folder)
+
+
+def _is_left_behind(path: str) -> bool:
+    """Whether it is a link to a simulated device that is no more."""
+    if not (os.path.islink(path) and _OURS.search(os.readlink(path))):
+        return False
+    try:
+        os.close(_locked(os.path.dirname(os.readlink(path))))
+    except BlockingIOError:  # that device is still played
+        return False
+    except FileNotFoundError:
+        return True
+    return True
+
+
+def _locked(folder: str) -> int:
+    """A descriptor that locks a folder until it is closed.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def run(options: Options) -> int:

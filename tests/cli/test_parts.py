@@ -1,5 +1,6 @@
 """The parts of the command by themselves: keys, line ends, shapes, what is held back, and what other systems lack."""
 
+import argparse
 import importlib
 import os
 import re
@@ -166,7 +167,7 @@ def test_mappings_replace_what_tio_says(given, received, sent):
 
 
 def test_a_mapping_that_there_is_not_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=f"ICRLF is no mapping: allowed are {', '.join(FLAGS)}"):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"ICRLF is no mapping: allowed are {', '.join(FLAGS)}"):
         flags("ICRNL,icrlf")
 
 

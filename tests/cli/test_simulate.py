@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 
 import pytest
@@ -93,10 +94,34 @@ def test_the_link_is_removed_in_the_end(link, number):
         assert not link.is_symlink()
 
 
-def test_a_link_that_leads_nowhere_is_replaced(link):
-    os.symlink("/nowhere", link)
+def test_a_link_of_a_run_that_was_killed_is_replaced(link):
+    with play(link) as command:
+        command.process.kill()
+        command.process.wait(5)
+    left_behind = link.readlink().parent
     with play(link):
+        assert link.readlink().parent != left_behind
         assert ask(link, b"PING")
+    shutil.rmtree(left_behind)
+
+
+def test_a_link_of_a_run_that_goes_on_is_left_alone(link):
+    with play(link) as command:
+        command.type(b"\n")
+        command.out.wait(b"pulled out")  # so that it leads nowhere
+        with Command("simulate", "--link", link) as second:
+            assert second.process.wait(10) == 1
+            assert b"File exists" in second.out.wait_end()
+        command.type(b"\n")
+        command.out.wait(b"put back")
+        assert ask(link, b"PING")
+
+
+def test_a_link_of_somebody_elses_is_not_replaced(link):
+    os.symlink("/dev/unplugged", link)
+    with Command("simulate", "--link", link) as command:
+        assert command.process.wait(10) == 1
+    assert os.readlink(link) == "/dev/unplugged"
 
 
 def test_what_is_there_already_is_left_alone(link):

@@ -31,6 +31,9 @@ ANSWERS = {
 _LOOK_EVERY = 0.2
 """Seconds for which one look for what the host writes waits."""
 
+_LONGEST_FAREWELL = 1.0
+"""Seconds that a thread may take to end."""
+
 _MOST_KEPT = 2**20
 """So many bytes of what the host wrote are kept, at most."""
 
@@ -159,13 +162,16 @@ class Simulation:
         self._events.answer("device", f"{port}  answers {', '.join((*self._answers, 'COUNT?'))}")
         if is_ours(STDIN):
             self._events.answer("keys", "Enter pulls it out and puts it back, Ctrl-C ends it")
-        threads = [self._answer_requests]
-        threads += [self._talk] if self._options.every else []
-        threads += [self._read_input] if is_ours(STDIN) or not os.isatty(STDIN) else []
-        for work in threads:
-            threading.Thread(target=work, name=f"cnxman simulate: {work.__name__}", daemon=True).start()
+        work = [self._answer_requests, *([self._talk] if self._options.every else [])]
+        threads = [threading.Thread(target=each, name="cnxman simulate: device", daemon=True) for each in work]
+        for thread in threads:
+            thread.start()
+        if is_ours(STDIN) or not os.isatty(STDIN):
+            threading.Thread(target=self._read_input, name="cnxman simulate: input", daemon=True).start()
         status = ending.wait()
         self._over.set()
+        for thread in threads:
+            thread.join(_LONGEST_FAREWELL)
         return status
 
     def _tell(self, what: str, text: str) -> None:
@@ -182,8 +188,6 @@ class Simulation:
             except TimeoutError:
                 if len(self._device.received) > _MOST_KEPT:
                     self._device.clear()
-            except RuntimeError:  # it is over
-                return
             *requests, rest = _LINE_END.split(rest)
             for request in filter(None, requests):
                 self._answer(request.decode("ascii", "backslashreplace"))
@@ -195,11 +199,10 @@ class Simulation:
             self._send(reply)
 
     def _talk(self) -> None:
-        for number in itertools.count():
-            if self._over.wait(self._options.every):
-                return
+        tenths = itertools.cycle(range(10))
+        while not self._over.wait(self._options.every):
             if self._device.is_open:
-                self._send(f"temperature {21 + number % 10 / 10:.1f}")
+                self._send(f"temperature 21.{next(tenths)}")
 
     def _send(self, line: str) -> None:
         # The host doesn't read, or it is pulled out just now: what it says is lost, as a device's is.

@@ -23,7 +23,9 @@ from cnxman import (
 )
 from cnxman.cli import ending as ending_module
 from cnxman.cli import events as events_module
+from cnxman.cli import line as line_module
 from cnxman.cli import monitor as monitor_module
+from cnxman.cli import output as output_module
 from cnxman.cli import stdio as stdio_module
 from cnxman.cli import terminal as terminal_module
 from cnxman.cli.ending import Ending
@@ -65,7 +67,7 @@ def pieces(meant):
     return [piece for each in meant for piece in (each if isinstance(each, bytes) else [each])]
 
 
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(CHUNKS)
 def test_line_ends_come_out_the_same_in_any_chunks(chunks):
     whole = b"".join(chunks)
@@ -82,7 +84,7 @@ def test_a_line_end_in_two_pieces_is_one():
 # -- shapes -----------------------------------------------------------------------------------------------
 
 
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(CHUNKS)
 def test_shapes_show_the_same_in_any_chunks(chunks):
     whole = b"".join(chunks)
@@ -190,7 +192,7 @@ def test_an_echo_shows_control_characters_and_obeys_none(sent, shown):
     assert echo_of(sent) == shown
 
 
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(st.binary(min_size=1, max_size=200))
 def test_hexadecimal_rows_hold_the_bytes_and_their_offset(data):
     rows = (Hexadecimal().feed(data) + b"").splitlines()
@@ -424,6 +426,49 @@ def test_what_the_line_did_not_take_goes_out_next_and_nothing_twice():
     with pytest.raises(Done):
         monitor._send()
     assert written == [b"abcdef", b"cdef", b"gh"]
+
+
+# -- the screen -------------------------------------------------------------------------------------------
+
+
+def test_a_screen_that_is_closed_is_told_once_and_takes_nothing_more(monkeypatch):
+    told, written = [], []
+
+    def write(_descriptor, data):
+        written.append(data)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(output_module, "write_all", write)
+    screen = output_module.Screen(told.append)
+    screen.write(b"one")
+    screen.write(b"two")
+    assert (len(told), written) == (1, [b"one"])
+    screen.echo(b"typed")
+    assert len(told) == 2
+
+
+def test_what_is_no_terminal_is_not_cleared_and_what_is_mapped_to_nothing_not_written(monkeypatch):
+    written = []
+    monkeypatch.setattr(output_module, "write_all", lambda _descriptor, data: written.append(data))
+    screen = output_module.Screen(written.append)
+    screen.clear()
+    output = output_module.Output(
+        AsItIs(), screen, output_module.Log(None, written.append), mapping=mappings(["IGNCR"])[0]
+    )
+    output.receive(b"\r")
+    assert written == []
+    output.receive(b"a\r")
+    assert written == [b"a"]
+
+
+def test_who_has_a_port_that_was_given_away_is_told_when_that_changes(monkeypatch):
+    told = []
+    monitor, _ = monitor_of(SerialConnection("loop://"), told)
+    seen = [[], [], ["esptool (pid 7)"], ["esptool (pid 7)"], []]
+    taken_back = SimpleNamespace(wait=lambda _seconds: not seen, is_set=lambda: False)
+    monkeypatch.setattr(line_module.ports, "holders", lambda _path: seen.pop(0))
+    monitor._line._watch_holders(taken_back)
+    assert told == [("closed", "in use by esptool (pid 7)"), ("closed", "nobody uses it any more")]
 
 
 # -- the command line -------------------------------------------------------------------------------------

@@ -73,11 +73,13 @@ def test_nothing_is_sent_and_keys_for_one_port_are_refused(ports):
     with watch(ports, terminal=True) as command:
         command.type(b"x")
         command.out.wait(b"several ports are only read")
+        command.type(b"y")
         command.type(b"\x14p")
         command.out.wait(b"give the port away for a while, and take it back: only with one port")
         command.type(b"\x14s")
         command.out.wait(lambda shown: shown.count(b"connected, 0 bytes received") == 2)
         assert (one.received, two.received) == (b"", b"")
+        assert command.out.data.count(b"several ports are only read") == 1
         command.type(b"\x03")
         assert command.end() == 0
 

@@ -4,11 +4,15 @@ import os
 import re
 import shutil
 import signal
+import threading
+import time
 
 import pytest
 import serial
 
 from cnxman.cli import simulate
+from cnxman.cli.events import Events
+from cnxman.testing import SimulatedDevice
 from tests.kit.command import Command
 
 
@@ -76,13 +80,35 @@ def test_a_monitor_goes_through_its_outage(link):
         monitor.err.wait(b", after ")
 
 
+def test_plays_on_when_its_input_ends(link):
+    with play(link) as command:
+        command.process.stdin.close()
+        assert ask(link, b"PING")
+
+
+def test_what_a_host_wrote_is_not_kept_for_ever(link, monkeypatch):
+    monkeypatch.setattr(simulate, "_MOST_KEPT", 9)
+    monkeypatch.setattr(simulate, "_LOOK_EVERY", 0.01)
+    with SimulatedDevice() as device:
+        simulation = simulate.Simulation(device, simulate.Options(every=0), Events(1, quiet=True))
+        thread = threading.Thread(target=simulation._answer_requests)
+        thread.start()
+        assert ask(device.port, b"PING", b"PING") == [b"PONG", b"PONG"]
+        end = time.monotonic() + 10
+        while device.received and time.monotonic() < end:
+            time.sleep(0.01)
+        assert device.received == b""
+        simulation._over.set()
+        thread.join(5)
+
+
 def test_says_in_a_terminal_what_enter_does(link):
     with play(link, terminal=True) as command:
         command.out.wait(b"Enter pulls it out and puts it back, Ctrl-C ends it")
         command.type(b"\r")
         command.out.wait(b"pulled out")
         command.type(b"\x03")
-        assert command.end() == 0
+        assert command.end(within=5) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -90,7 +116,7 @@ def test_the_link_is_removed_in_the_end(link, number):
     with play(link) as command:
         assert link.is_symlink()
         command.signal(number)
-        assert command.end() == 0
+        assert command.end(within=5) == 0
         assert not link.is_symlink()
 
 
@@ -117,6 +143,12 @@ def test_a_link_of_a_run_that_goes_on_is_left_alone(link):
         assert ask(link, b"PING")
 
 
+def test_a_link_to_a_device_whose_folder_is_gone_is_replaced(link):
+    os.symlink("/tmp/cnxman-gone/tty", link)
+    with play(link):
+        assert ask(link, b"PING")
+
+
 def test_a_link_of_somebody_elses_is_not_replaced(link):
     os.symlink("/dev/unplugged", link)
     with Command("simulate", "--link", link) as command:
@@ -137,7 +169,7 @@ def test_a_link_of_somebody_elses_is_not_removed(link):
         link.unlink()
         os.symlink("/elsewhere", link)
         command.signal(signal.SIGINT)
-        assert command.end() == 0
+        assert command.end(within=5) == 0
     assert link.readlink().name == "elsewhere"
 
 
@@ -145,7 +177,7 @@ def test_quiet_tells_the_port_alone(link):
     with play(link, "--quiet") as command:
         assert ask(link, b"PING")
         command.signal(signal.SIGINT)
-        assert command.end() == 0
+        assert command.end(within=5) == 0
         assert command.out.wait_end().count(b"\n") == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 import serial
 
 from cnxman.cli import simulate
+from cnxman.cli.ending import Ending
 from cnxman.cli.events import Events
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import Command
@@ -84,6 +85,16 @@ def test_plays_on_when_its_input_ends(link):
     with play(link) as command:
         command.process.stdin.close()
         assert ask(link, b"PING")
+
+
+def test_leaves_the_terminal_alone_in_the_background(monkeypatch):
+    monkeypatch.setattr(simulate.os, "isatty", lambda _descriptor: True)
+    monkeypatch.setattr(simulate, "is_ours", lambda _descriptor: False)
+    monkeypatch.setattr(simulate, "read_some", lambda _descriptor: pytest.fail("it reads"))
+    with SimulatedDevice() as device, Ending(1) as ending:
+        ending.end()
+        assert simulate.Simulation(device, simulate.Options(), Events(1, quiet=True)).run("port", ending) == 0
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("cnxman simulate")]
 
 
 def test_what_a_host_wrote_is_not_kept_for_ever(link, monkeypatch):

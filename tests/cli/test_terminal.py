@@ -81,7 +81,7 @@ def test_events_have_a_line_of_their_own_in_colour(device):
 
 def test_events_begin_at_the_left_after_a_line_feed_alone(device):
     with monitor(device) as command:
-        device.wait_opened()
+        command.out.wait(b"connected")
         device.send(b"line\n")
         command.out.wait(b"line\n")
         command.type(CTRL_T + b"s")

@@ -36,6 +36,12 @@ def monitor(device, *arguments, **named):
     return Command("monitor", device.port, *arguments, terminal=True, **named)
 
 
+def wait_up(device, command):
+    """Wait until the port is open and that was said, so that no event comes between what a test types and sees."""
+    device.wait_opened()
+    command.out.wait(b"connected\x1b[0m")
+
+
 def assert_as_before(command):
     assert termios.tcgetattr(command.slave) == command.attributes
 
@@ -156,7 +162,7 @@ def test_an_unknown_key_is_named(device):
 
 def test_local_echo_shows_what_is_typed_and_enter_as_a_new_line(device):
     with monitor(device, "--echo", "--eol", "lf") as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(b"*IDX\x7fN?\r")
         assert device.receive(until=b"\n") == b"*IDX\x7fN?\n"
         command.out.wait(b"*IDX\b \bN?\r\n")
@@ -166,7 +172,7 @@ def test_local_echo_shows_what_is_typed_and_enter_as_a_new_line(device):
 
 def test_local_echo_is_switched_by_a_key(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"e")
         command.out.wait(b"echo          on")
         command.type(b"seen")
@@ -181,7 +187,7 @@ def test_local_echo_is_switched_by_a_key(device):
 
 def test_local_echo_goes_to_the_terminal_when_output_goes_elsewhere(device, tmp_path):
     with open(tmp_path / "out", "wb") as out, monitor(device, "--echo", stdout=out) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(b"typed")
         command.out.wait(b"typed")
         device.send(b"data")
@@ -193,7 +199,7 @@ def test_local_echo_goes_to_the_terminal_when_output_goes_elsewhere(device, tmp_
 
 def test_local_echo_and_rows_of_hexadecimal_have_lines_of_their_own(device):
     with monitor(device, "--echo", "--hex") as command:
-        device.wait_opened()
+        wait_up(device, command)
         device.send(b"A")
         command.out.wait(b"00000000  41")
         command.type(b"typed")
@@ -204,7 +210,7 @@ def test_local_echo_and_rows_of_hexadecimal_have_lines_of_their_own(device):
 
 def test_local_echo_leaves_ctrl_c_working_when_the_screen_stands_still(device):
     with monitor(device, "--echo") as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.out.wait(b"connected")
         termios.tcflow(command.slave, termios.TCOOFF)  # as Ctrl-S would
         command.type(b"typed")
@@ -219,7 +225,7 @@ def test_local_echo_leaves_ctrl_c_working_when_the_screen_stands_still(device):
 
 def test_hexadecimal_is_switched_by_a_key(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         device.send(b"ab")
         command.out.wait(b"ab")
         command.type(CTRL_T + b"h")
@@ -234,7 +240,7 @@ def test_hexadecimal_is_switched_by_a_key(device):
 
 def test_timestamps_go_through_their_forms_by_a_key(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         for form in (b"date", b"time", b"delta", b"iso", b"epoch", b"off"):
             command.type(CTRL_T + b"t")
             command.out.wait(b"timestamps    " + form)
@@ -246,7 +252,7 @@ def test_timestamps_go_through_their_forms_by_a_key(device):
 
 def test_lines_begin_at_the_left_by_a_key(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"n")
         command.out.wait(b"onlcr         on")
         device.send(b"one\ntwo\n")
@@ -259,14 +265,14 @@ def test_lines_begin_at_the_left_by_a_key(device):
 
 def test_the_screen_is_cleared_by_a_key(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"l")
         command.out.wait(b"\x1b[2J\x1b[H")
 
 
 def test_the_log_is_paused_by_a_key(device, tmp_path):
     with monitor(device, "--log", tmp_path / "log") as command:
-        device.wait_opened()
+        wait_up(device, command)
         for data, said in ((b"in\n", b"paused"), (b"not\n", b"goes on")):
             device.send(data)
             command.out.wait(data)
@@ -282,7 +288,7 @@ def test_the_log_is_paused_by_a_key(device, tmp_path):
 
 def test_a_log_that_there_is_not_cannot_be_paused(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"f")
         command.out.wait(b"there is none: begin with --log FILE")
 
@@ -292,7 +298,7 @@ def test_a_log_that_there_is_not_cannot_be_paused(device):
 
 def test_the_port_is_given_away_and_taken_back_by_a_key(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"p")
         command.out.wait(b"is free for others; Ctrl-T p takes it back")
         device.wait_closed()
@@ -306,7 +312,7 @@ def test_the_port_is_given_away_and_taken_back_by_a_key(device):
 
 def test_a_port_that_is_given_away_is_left_alone_and_its_holder_named(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"p")
         command.out.wait(b"is free for others")
         device.wait_closed()
@@ -324,7 +330,7 @@ def test_a_port_that_is_given_away_is_left_alone_and_its_holder_named(device):
 
 def test_the_log_marks_that_the_port_was_given_away(device, tmp_path):
     with monitor(device, "--log", tmp_path / "log") as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"p")
         command.out.wait(b"is free for others")
         command.type(CTRL_T + b"p")
@@ -339,7 +345,7 @@ def test_the_log_marks_that_the_port_was_given_away(device, tmp_path):
 
 def test_a_port_that_is_still_in_use_is_taken_back_when_it_is_free(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         command.type(CTRL_T + b"p")
         command.out.wait(b"is free for others")
         device.wait_closed()
@@ -352,7 +358,7 @@ def test_a_port_that_is_still_in_use_is_taken_back_when_it_is_free(device):
 
 def test_a_port_is_given_away_during_an_outage(device):
     with monitor(device) as command:
-        device.wait_opened()
+        wait_up(device, command)
         device.unplug()
         command.out.wait(b"recovering")
         command.type(CTRL_T + b"p")

@@ -9,11 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from cnxman import SerialConnection, __version__
-from cnxman.cli import asking
-from cnxman.cli.sharing import arguments as sharing
-from cnxman.cli import completion, mapping
-from cnxman.cli import completion, mapping, playing
+from cnxman.cli import asking, completion, mapping, playing
 from cnxman.cli.shapes import DEFAULT_STAMP, STAMPS
+from cnxman.cli.sharing import arguments as sharing
 from cnxman.cli.stdio import open_the_missing
 
 _EXAMPLES = """\
@@ -205,50 +203,13 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("port", metavar="PORT", help="a device or URL: /dev/ttyUSB0, COM3, usb://VID:PID, socket://...")
-
-
-def _flags(text: str) -> list[str]:
-    try:
-        return mapping.flags(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_run_simulate)
-    parser.add_argument("--link", metavar="PATH", help="a name for its port, removed in the end")
-    parser.add_argument(
-        "--answer",
-        type=_answer,
-        action="append",
-        default=[],
-        metavar="REQUEST=ANSWER",
-        help="answer this too, as a line; may be given several times",
+    completion.offer_ports(
+        parser.add_argument(
+            "port", metavar="PORT", help="a device or URL: /dev/ttyUSB0, COM3, usb://VID:PID, socket://..."
+        )
     )
-    parser.add_argument(
-        "--every", type=_seconds, default=1.0, metavar="SECONDS", help="say a reading so often, 0 for never (1)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="tell its port alone")
 
 
-def _answer(text: str) -> tuple[str, str]:
-    request, equals, answer = text.partition("=")
-    if not (request and equals):
-        raise argparse.ArgumentTypeError(f"must be REQUEST=ANSWER, not {text!r}")
-    return request, answer
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be seconds, at least 0, not {text}")
-    return value
-
-
-def _add_completion(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(run=_run_completion)
-    parser.add_argument("shell", choices=completion.SHELLS, help="which shell reads it")
 def _add_settings(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-b", "--baudrate", type=int, default=9600, metavar="RATE", help="bits per second (9600)")
     group.add_argument("--bytesize", type=int, default=8, choices=(5, 6, 7, 8), help="data bits (8)")
@@ -294,6 +255,40 @@ def _connection(port: str, given: argparse.Namespace) -> SerialConnection:
         idle_timeout=given.idle_timeout,
         buffer_size=given.buffer_size,
     )
+
+
+def _run_share(given: argparse.Namespace) -> int:
+    from cnxman.cli import share  # noqa: PLC0415
+    from cnxman.cli.sharing.places import LineSettings, places_of  # noqa: PLC0415
+
+    places = places_of(given.places or ())
+    if not places:
+        given.parser.error("with whom? give --pty LINK or --listen ADDRESS")
+    try:
+        connection = _connection(given.port, given)
+    except ValueError as error:
+        given.parser.error(str(error))
+    options = share.Options(
+        title=f"{given.port}, {given.baudrate} {given.bytesize}{given.parity}{given.stopbits:g}",
+        places=places,
+        settings=LineSettings(given.baudrate, int(given.stopbits), given.rtscts, given.xonxoff),
+        limit=given.buffer_size,
+        quiet=given.quiet,
+        discard=given.discard,
+        follow=given.follow,
+    )
+    return share.run(connection, options)
+
+
+def _run_query(given: argparse.Namespace) -> int:
+    from cnxman.cli import query  # noqa: PLC0415
+
+    try:
+        connection = _connection(given.port, given)
+    except ValueError as error:
+        given.parser.error(str(error))
+    question, until = asking.question(given.text, given.eol), asking.answers_end(given.until, given.eol)
+    return query.run(connection, question, until, given.timeout, echo=given.echo)
 
 
 def _run_monitor(given: argparse.Namespace) -> int:
@@ -364,6 +359,8 @@ _BARE = f"--timestamps={DEFAULT_STAMP}"
 
 def _with_forms(arguments: Sequence[str]) -> list[str]:
     """The arguments, with a form for each `--timestamps`: else argparse would take the port behind it for one."""
+    if "monitor" not in arguments[:1]:
+        return list(arguments)
     found: list[str] = []
     words = iter(arguments)
     for word in words:

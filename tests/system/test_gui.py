@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
 
 DRIVER = """
 import sys, threading, time
@@ -156,12 +157,13 @@ def python_with(*modules: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("toolkit", "modules", "driver"),
-    [("tkinter", ["_tkinter"], TKINTER), ("qt", ["PySide6", "PyQt5"], QT)],
+    ("example", "modules", "driver"),
+    [("gui_tkinter.py", ["_tkinter"], TKINTER), ("gui_qt.py", ["PySide6", "PyQt5"], QT)],
 )
-def test_a_window_shows_an_outage_and_closes_at_once(toolkit: str, modules: list[str], driver: str) -> None:
+def test_a_window_shows_an_outage_and_closes_at_once(example: str, modules: list[str], driver: str) -> None:
+    assert (EXAMPLES / example).exists()
     assert shutil.which("xvfb-run"), "apt-get install xvfb xauth"
-    line = ["xvfb-run", "-a", python_with(*modules), "-c", DRIVER + driver, str(ROOT / "docs" / "examples")]
+    line = ["xvfb-run", "-a", python_with(*modules), "-c", DRIVER + driver, str(EXAMPLES)]
     done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stderr
     assert "closed in" in done.stdout

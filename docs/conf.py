@@ -21,8 +21,6 @@ suppress_warnings = ["config.cache"]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|enum|threading|typing|types|logging|automat|serial|asyncio|io|os|abc)\..*"),
-    ("py:.*", r"Until|P|cnxman\.\w+\.(_Class|_Result|P)"),
-    ("py:.*", r"(collections|enum|threading|typing|types|logging|automat|serial|asyncio|os|abc)\..*"),
     ("py:.*", r"Until|P|RS485Settings|cnxman\.\w+\.(_\w+|P)|cnxman\.reading\.(Readable|StreamSignals)"),
     ("py:.*", r"cnxman\._.*"),
 ]

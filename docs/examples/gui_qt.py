@@ -7,7 +7,6 @@ It works with PySide6 and with PyQt5.
 """
 
 import sys
-import threading
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, SerialConnection
 from cnxman.framing import Lines
@@ -47,8 +46,7 @@ class Window(QWidget):
         self.connection.subscribe(self.on_frame, SerialConnection.Signals.FRAME_RECEIVED)
         self.manager = ConnectionManager(self.connection)
         self.manager.subscribe(self.on_state)
-        # An attempt may take a while, above all with a network port: so not on the event loop's thread.
-        threading.Thread(target=self.manager.connect, daemon=True).start()
+        self.manager.connect(wait=False)  # an attempt may take a while, above all with a network port
 
     # Receivers: on cnxman's threads. They touch no widget, and wait for nothing.
 

@@ -6,7 +6,6 @@ put what they got into a queue, and the main loop looks into that 20 times a sec
 
 import queue
 import sys
-import threading
 import tkinter
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, SerialConnection
@@ -50,8 +49,7 @@ class Window:
     # All the rest: on the main loop's thread.
 
     def run(self) -> None:
-        # An attempt may take a while, above all with a network port: so not on the main loop's thread.
-        threading.Thread(target=self.manager.connect, daemon=True).start()
+        self.manager.connect(wait=False)  # an attempt may take a while, above all with a network port
         self.show_events()
         self.root.mainloop()
 

@@ -21,7 +21,10 @@ suppress_warnings = ["config.cache"]
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|enum|threading|typing|types|logging|automat|serial|asyncio|io|os|abc)\..*"),
-    ("py:.*", r"Until|P|RS485Settings|cnxman\.\w+\.(_\w+|P)|cnxman\.reading\.(Readable|StreamSignals)"),
+    (
+        "py:.*",
+        r"Until|P|FrameT_co|LineT|RS485Settings|cnxman\.\w+\.(_\w+|P|\w+T|\w+T_co)|cnxman\.reading\.(Readable|StreamSignals)",
+    ),
     ("py:.*", r"cnxman\._.*"),
 ]
 

@@ -4,6 +4,7 @@ Each of its commands is a module beside this one, made of nothing but the librar
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -383,6 +384,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status. (Wrong usage leaves with status 2, by SystemExit.)
     """
     open_the_missing()
+    # The commands say themselves what happens: the log's warnings on standard error would say it twice.
+    logging.getLogger("cnxman").addHandler(logging.NullHandler())
     parser = make_parser()
     completion.complete(parser)
     given = parser.parse_args(_with_forms(sys.argv[1:] if arguments is None else arguments))

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import select
+import termios
 import threading
 import types
 import warnings
@@ -423,9 +424,16 @@ def test_senseless_setting_is_a_valueerror_and_changes_nothing(port: Serial, nam
     assert port.readline() == b"ACME\n"
 
 
-def test_setting_that_the_port_refuses_is_taken_back(port: Serial, device: SimulatedDevice) -> None:
-    with pytest.raises(serial.SerialException) as raised:
-        port.parity = "E"  # a pty has none
+def test_setting_that_the_port_refuses_is_taken_back(
+    port: Serial, device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise termios.error(errno.EINVAL, "Invalid argument")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(termios, "tcsetattr", refuse)
+        with pytest.raises(serial.SerialException) as raised:
+            port.parity = "E"
     assert raised.value.errno == errno.EINVAL
     assert port.parity == "N"
     device.unplug()

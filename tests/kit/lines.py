@@ -187,6 +187,10 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name.startswith("cnxman")]
 
 
+WITH_LOGGING = "import logging; logging.getLogger('cnxman').addHandler(logging.NullHandler())\n"
+"""Has the library's warnings go nowhere; without any handler they would be shown on standard error."""
+
+
 def run_script(script: str, *arguments: str, as_nobody: bool = False, timeout: float = 30) -> dict[str, Any]:
     """Run a script in a process of its own; what it prints last is its result, in JSON.
 
@@ -196,7 +200,7 @@ def run_script(script: str, *arguments: str, as_nobody: bool = False, timeout: f
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *arguments],
+        [sys.executable, "-W", "error", "-c", WITH_LOGGING + script, *arguments],
         capture_output=True,
         check=False,
         text=True,

@@ -373,6 +373,7 @@ SCHEMES = {
     "cp2110": "opens a HID device",
     "hwgrep": "searches by a pattern, which may take its time",
     "loop": "nothing",
+    "managed": "our own, for pyserial's users: opens what stands behind it",
     "rfc2217": "opens a socket",
     "socket": "opens a socket",
     "spy": "writes a file",

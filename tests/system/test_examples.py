@@ -64,7 +64,8 @@ def output_of(example: Path) -> str:
         finally:
             process.kill()
     assert process.returncode == 0, errors
-    assert "Traceback" not in errors
+    # pyserial's own protocol, taken over word by word, raises in its connection_lost, and that is shown.
+    assert ("Traceback" in errors) == (example.name == "protocol_print_lines.py")
     return output
 
 

@@ -26,7 +26,7 @@ import importlib, pkgutil
 import cnxman
 
 for module in pkgutil.walk_packages(cnxman.__path__, "cnxman."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__") and "compat" not in module.name and "managed" not in module.name:
         importlib.import_module(module.name)
 
 class Mine(cnxman.Connection):

@@ -1256,7 +1256,8 @@ def test_without_eventfd_a_pipe_does(pty: Pty, monkeypatch: pytest.MonkeyPatch) 
             connection.disconnect()
             with pytest.raises(ConnectionException):
                 writer.join()
-            os.read(pty.master or 0, 65536)
+            with contextlib.suppress(OSError):  # EIO if closing has dropped all that was left
+                os.read(pty.master or 0, 65536)
 
 
 def test_without_termios_every_port_is_read_by_its_own_methods(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 r"""Bytes in, frames out.
 
-A device sends lines, packets or telegrams; a serial line hands over whatever bytes have come so far: half of
-one, or two and a half. A *framer* puts them together again. It knows nothing of ports, threads or signals:
+A device sends lines, packets or telegrams; a serial line delivers chunks of bytes: half a line, or two and a half.
+A *framer* cuts the bytes into frames. It knows nothing of ports, threads or signals:
 
 >>> framer = Lines()
 >>> framer.feed(b"21.5 C\r\n21.")
@@ -9,18 +9,18 @@ one, or two and a half. A *framer* puts them together again. It knows nothing of
 >>> framer.feed(b"7 C\r\n")
 [b'21.7 C']
 
-There is nothing else to learn: `feed` takes the bytes that came and gives the frames that they complete, in
-order; `reset` forgets what was begun. Call `reset` whenever the line was opened anew, so that half a frame
-from before an outage is never glued to one from after.
+A framer has two methods. `feed` takes bytes and returns the frames that they complete, in order. `reset` discards an
+unfinished frame. Call `reset` whenever the line was opened again, so that half a frame from before an outage is never
+joined to one from after.
 
 `Lines` cuts after separators, `FixedLength` by count, `Markers` between a start and an end, `LengthPrefixed`
-by the length that each frame tells. Anything else that has the two methods is a `Framer` as well.
+by the length that each frame contains. Any object with these two methods is a `Framer`.
 
-**Frames that are too long.** A device gone mad, or a wrong baud rate, sends bytes without a boundary. So no
-frame grows beyond `limit` bytes: a longer one is given up, and what comes is skipped up to the next boundary.
-This never raises, for that would lose the good frames beside it. It is told in two ways: the attribute
-`skipped` counts the frames that were given up, and the logger ``cnxman.framing`` has a line for each, with
-the first bytes; the first since the last `reset` is a warning, further ones are at debug.
+**Frames that are too long.** A broken device, or a wrong baud rate, sends bytes without a boundary. So no
+frame grows beyond `limit` bytes: a longer one is skipped, up to the next boundary. `feed` raises nothing for it, which
+would lose the good frames beside it. The attribute `skipped` counts the frames that were skipped. The logger
+``cnxman.framing`` has a line for each, with its first bytes: the first since the last `reset` is a warning, further
+ones are at debug.
 
 >>> framer = Lines(limit=8)
 >>> framer.feed(b"short\nmuch too long\nshort\n")
@@ -28,9 +28,8 @@ the first bytes; the first since the last `reset` is a warning, further ones are
 >>> framer.skipped
 1
 
-A framer holds `limit` bytes and a few more between two calls; its work grows with the bytes, however they are
-cut. Frames do not depend on how the bytes were cut, either. A framer serves one line, and one thread at a
-time.
+Between two calls a framer holds `limit` bytes and a few more. Its work is in proportion to the number of bytes. Neither
+work nor frames depend on how the bytes were cut into chunks. A framer serves one line, and one thread at a time.
 """
 
 import logging
@@ -43,7 +42,7 @@ from typing import Generic, Literal, Protocol, TypeVar, overload, runtime_checka
 __all__ = ["DEFAULT_LIMIT", "FixedLength", "Framer", "LengthPrefixed", "Lines", "Markers"]
 
 DEFAULT_LIMIT = 65536
-"""The longest frame let through unless told otherwise, in bytes."""
+"""The longest frame, in bytes, unless a framer has another `limit`."""
 
 _CR, _LF = b"\r", b"\n"
 _HEAD = 16  # so many bytes of a frame that was given up are in the log
@@ -74,11 +73,11 @@ class Framer(Protocol[FrameT_co]):
     """
 
     def feed(self, data: bytes, /) -> Sequence[FrameT_co]:
-        """Take the bytes that came; give the frames that they complete, oldest first."""
+        """Take bytes; return the frames that they complete, oldest first."""
         ...
 
     def reset(self) -> None:
-        """Begin anew: forget a frame that was begun."""
+        """Discard an unfinished frame."""
         ...
 
 
@@ -102,11 +101,11 @@ class _Bounded:
 
     @property
     def skipped(self) -> int:
-        """How many frames were given up since this framer was made; `reset` does not change it."""
+        """How many frames were skipped since this framer was made; `reset` does not change it."""
         return self._skipped
 
     def reset(self) -> None:
-        """Forget a frame that was begun. For each time the line is opened."""
+        """Discard an unfinished frame. Called each time the port is opened."""
         self._buffer.clear()
         self._warned = False
 
@@ -136,7 +135,7 @@ class _Marked(_Bounded):
         self._skipping = False
 
     def reset(self) -> None:
-        """Forget a frame that was begun. For each time the line is opened."""
+        """Discard an unfinished frame. Called each time the port is opened."""
         super().reset()
         self._searched = 0
         self._skipping = False
@@ -183,7 +182,7 @@ class _Counted(_Bounded, ABC):
         """Say how many bytes the frame beginning at `at` has; None: not known yet; 0: it was given up."""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
-        """Take the bytes that came; give the frames that they complete, oldest first."""
+        """Take bytes; return the frames that they complete, oldest first."""
         buffer = self._buffer
         buffer += data
         frames = []
@@ -205,7 +204,7 @@ class _Counted(_Bounded, ABC):
         return frames
 
     def reset(self) -> None:
-        """Forget a frame that was begun. For each time the line is opened."""
+        """Discard an unfinished frame. Called each time the port is opened."""
         super().reset()
         self._to_skip = 0
 
@@ -236,17 +235,17 @@ class Lines(_Marked, Generic[LineT]):
     ['one', '\ufffd']
 
     Args:
-        separator: What ends a line, or a tuple of all that may. With b"\n", a b"\r" just before it belongs to
+        separator: what ends a line, or a tuple of all that may. With b"\n", a b"\r" just before it belongs to
             it. With both b"\r" and b"\n", each ends a line, and b"\r\n" counts as one end.
-        keep: Whether lines come with their separators. (With both b"\r" and b"\n", a line that ends with
+        keep: whether lines come with their separators. (With both b"\r" and b"\n", a line that ends with
             b"\r\n" comes with the b"\r" only: it is given before the b"\n" is there.)
-        limit: The longest line let through, in bytes, its separator not counted.
-        encoding: Lines are given as str, decoded so, such as "utf-8" or "ascii"; what cannot be decoded, as U+FFFD.
+        limit: the longest line, in bytes, its separator not counted.
+        encoding: lines are given as str, decoded so, such as "utf-8" or "ascii"; what cannot be decoded, as U+FFFD.
             None gives bytes.
 
     Raises:
-        TypeError: For a separator that isn't bytes, or a limit that isn't an int.
-        ValueError: For an empty separator, one that could never be found because another one in it comes
+        TypeError: for a separator that isn't bytes, or a limit that isn't an int.
+        ValueError: for an empty separator, one that could never be found because another one in it comes
             first, a limit under 1, or an encoding that Python doesn't know.
     """
 
@@ -289,7 +288,7 @@ class Lines(_Marked, Generic[LineT]):
         self._after_cr = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[LineT]:
-        """Take the bytes that came; give the lines that they complete, oldest first."""
+        """Take bytes; return the lines that they complete, oldest first."""
         lines: list[LineT] = []
         for content, end in self._pieces(data):
             belongs = self._after_cr and content == b"" and end == _LF
@@ -300,19 +299,19 @@ class Lines(_Marked, Generic[LineT]):
         return lines
 
     def reset(self) -> None:
-        """Begin anew: forget a line that was begun. For each time the line is opened."""
+        """Discard an unfinished line. Called each time the port is opened."""
         super().reset()
         self._after_cr = False
 
 
 class Markers(_Marked):
-    r"""Frames between a start and an end marker; noise between an end and the next start is left out, untold.
+    r"""Frames between a start and an end marker. Noise between an end and the next start is skipped, and not counted.
 
     >>> Markers(b"\x02", b"\x03").feed(b"noise\x02one\x03noise\x02\x03")
     [b'one', b'']
 
-    A start within a frame begins it anew, because the end of the one before must have been lost. The half
-    that was there is given up, and told as if it were too long:
+    A start within a frame begins a new frame, because the end of the one before must have been lost. The unfinished
+    frame is skipped, counted and logged:
 
     >>> framer = Markers(b"$", b"\r\n")
     >>> framer.feed(b"$GPGGA,1$GPRMC,2\r\n")
@@ -327,16 +326,16 @@ class Markers(_Marked):
     [b'one', b'two', b'three']
 
     Args:
-        start: What begins a frame.
-        end: What ends it.
-        keep: Whether frames come with their markers.
-        restart: Whether a start within a frame begins it anew; False where a frame's content may hold the
+        start: what begins a frame.
+        end: what ends it.
+        keep: whether frames come with their markers.
+        restart: whether a start within a frame begins a new frame; False where a frame's content may contain the
             start.
-        limit: The longest frame let through, in bytes, its markers not counted.
+        limit: the longest frame, in bytes, its markers not counted.
 
     Raises:
-        TypeError: For a marker that isn't bytes, or a limit that isn't an int.
-        ValueError: For an empty marker, one that (with `restart`) could never be found because the other one
+        TypeError: for a marker that isn't bytes, or a limit that isn't an int.
+        ValueError: for an empty marker, one that (with `restart`) could never be found because the other one
             in it comes first, or a limit under 1.
     """
 
@@ -358,7 +357,7 @@ class Markers(_Marked):
         self._skipping = True
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
-        """Take the bytes that came; give the frames that they complete, oldest first."""
+        """Take bytes; return the frames that they complete, oldest first."""
         frames = []
         for content, marker in self._pieces(data):
             if content is None or (not content and marker == self._start):
@@ -371,7 +370,7 @@ class Markers(_Marked):
         return frames
 
     def reset(self) -> None:
-        """Begin anew: forget what was begun, and wait for a start. For each time the line is opened."""
+        """Discard an unfinished frame, and wait for a start. Called each time the port is opened."""
         super().reset()
         self._expect(inside=False)
 
@@ -386,22 +385,22 @@ class FixedLength(_Counted):
     >>> FixedLength(3).feed(b"onetwoth")
     [b'one', b'two']
 
-    With `start`, the bytes that every frame begins with, it finds its place again after noise, or when it
-    came in the middle of a frame; without, one byte too many shifts all that follow, until `reset`.
+    With `start`, the bytes that every frame begins with, it finds the next frame after noise, or when it
+    started in the middle of a frame. Without `start`, one byte too many shifts all frames that follow, until `reset`.
 
     >>> FixedLength(4, start=b"YY").feed(b"\x17\x2aYY\x01\x02YY\x03\x04")
     [b'YY\x01\x02', b'YY\x03\x04']
 
-    No frame is ever too long, so none is given up, and `skipped` stays 0.
+    No frame is ever too long, so `skipped` stays 0.
 
     Args:
-        length: The length of a frame, in bytes, its start counted.
-        start: What each frame begins with, if there is such a thing. Other bytes before it are left out,
-            untold.
+        length: the length of a frame, in bytes, its start counted.
+        start: what each frame begins with; b"" for nothing. Other bytes before it are skipped, and
+            not counted.
 
     Raises:
-        TypeError: For a length that isn't an int, or a start that isn't bytes.
-        ValueError: For a length under 1, or under that of the start.
+        TypeError: for a length that isn't an int, or a start that isn't bytes.
+        ValueError: for a length under 1, or under that of the start.
     """
 
     def __init__(self, length: int, *, start: bytes = b"") -> None:
@@ -413,14 +412,14 @@ class FixedLength(_Counted):
 
 
 class LengthPrefixed(_Counted):
-    r"""Frames that tell their length before their content.
+    r"""Frames that contain their length, before their content.
 
     >>> LengthPrefixed(1).feed(b"\x03one\x05three\x02t")
     [b'one', b'three']
     >>> LengthPrefixed(2, byteorder="little", counts_itself=True).feed(b"\x05\x00one")
     [b'one']
 
-    With `start`, the bytes that every frame begins with, it finds its place again after noise. Here a packet
+    With `start`, the bytes that every frame begins with, it finds the next frame after noise. This is a packet
     as u-blox receivers send it: two bytes of start, class and number, the length, the content, a checksum of
     two bytes:
 
@@ -428,26 +427,25 @@ class LengthPrefixed(_Counted):
     >>> ubx.feed(b"noise\xb5\x62\x05\x01\x02\x00\x06\x01\x0f\x38")
     [b'\xb5b\x05\x01\x02\x00\x06\x01\x0f8']
 
-    A frame that is too long, or shorter than what its length counts, is given up. What comes is then skipped
-    up to the end that the length tells. With a start that would trust noise, so the next start after this one
-    is taken. Without a start, a false length shifts all that follows, until `reset`.
+    A frame is skipped if it is too long, or if its length is shorter than what it counts. Without `start`, as many
+    bytes are skipped as the length says; a wrong length shifts all frames that follow, until `reset`. With `start`, the
+    length may be noise, so the next start is searched for.
 
     Args:
-        size: The size of the length, in bytes: 1, 2 or 4. It is unsigned.
+        size: the size of the length, in bytes: 1, 2 or 4. It is unsigned.
         byteorder: "big" (the network's) or "little".
-        counts_itself: Whether the length counts its own bytes too.
-        start: What each frame begins with, if there is such a thing. Other bytes before it are left out,
-            untold.
-        offset: Where the length stands, in bytes from the beginning of the frame, its start counted.
-        extra: How many more bytes than the length tells follow it: 2 for a checksum of two bytes that it
-            leaves out. Negative where it counts more than that: ``-offset`` if it counts what stands before
-            it.
-        keep: Whether frames come whole; else with that which follows the length only.
-        limit: The longest frame let through, in bytes, counted from after the length.
+        counts_itself: whether the length counts its own bytes too.
+        start: what each frame begins with; b"" for nothing. Other bytes before it are skipped, and
+            not counted.
+        offset: where the length stands, in bytes from the beginning of the frame, its start counted.
+        extra: how many bytes follow besides those that the length counts: 2 for a checksum of two bytes that is
+            not counted. Negative where it counts more: ``-offset`` if it counts what stands before it.
+        keep: whether frames come whole; else with that which follows the length only.
+        limit: the longest frame, in bytes, counted from after the length.
 
     Raises:
-        TypeError: For a number that isn't an int, or a start that isn't bytes.
-        ValueError: For another size or byteorder, an offset within the start or under 0, an extra with which
+        TypeError: for a number that isn't an int, or a start that isn't bytes.
+        ValueError: for another size or byteorder, an offset within the start or under 0, an extra with which
             no frame could ever pass, or a limit under 1.
     """
 

@@ -23,7 +23,20 @@ from sphinx.util.docutils import SphinxRole
 
 from benchmarks import report
 
-MODULES = ("basics", "serial", "retry", "ports", "framing", "protocols", "aio", "compat", "reading", "testing", "signals", "logging")
+MODULES = (
+    "basics",
+    "serial",
+    "retry",
+    "ports",
+    "framing",
+    "protocols",
+    "aio",
+    "compat",
+    "reading",
+    "testing",
+    "signals",
+    "logging",
+)
 """Where a bare name may be from."""
 
 

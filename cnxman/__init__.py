@@ -1,7 +1,7 @@
 """Keeps a connection to a device up.
 
 `SerialConnection` is a serial line with a thread that listens; `ConnectionManager` keeps it, or any `Connection` of
-your own, up: it tries again for as long as it takes, and tells receivers what happens.
+your own, up: it tries again for as long as it takes, and sends receivers what happens.
 """
 
 from logging import getLogger as _getLogger

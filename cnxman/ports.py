@@ -1,6 +1,6 @@
-"""Which port is meant, where it is now, who holds it, and when it comes back.
+"""Names of ports, which ports there are, which program has one open, and when one comes back.
 
-Importing this module teaches pyserial the schemes `usb://` and `managed://`.
+Importing this module makes the schemes `usb://` and `managed://` known to pyserial.
 """
 
 import contextlib
@@ -116,21 +116,21 @@ def _is_known(scheme: str) -> bool:
 def available() -> list[ListPortInfo]:
     """The ports there are, by pyserial's `comports()`, which takes some 25 ms.
 
-    An adapter pulled out meanwhile makes pyserial raise a TypeError (a file of sysfs is gone); then it is asked
-    again. Adapters that are half gone, with a node but no numbers, are in the list without them.
+    If an adapter is pulled out meanwhile, pyserial raises a TypeError (a file of sysfs is gone); then it is asked
+    again. An adapter that is about to go, with a node but no numbers, is in the list without numbers.
     """
     return _survivors(list_ports.comports)
 
 
 def watch(callback: Callback) -> PortWatch:
-    """Have a function told which ports arrive and depart.
+    """Call a function whenever a port arrives or departs.
 
         with ports.watch(lambda event, info: print(event, info.device)) as watch:
             print("there are", [info.device for info in watch.at_start])
             ...
 
-    Arrivals are told when they have settled: with the adapter's numbers, 0.2 to 0.5 s after it was plugged in. One that
-    comes back under the same name has departed and arrived. It lists the ports before it returns, which takes 0.2 s.
+    An arrival is reported with the adapter's numbers, 0.2 to 0.5 s after it was plugged in. A port that comes back
+    under the same name has departed and arrived. `watch` lists the ports before it returns, which takes 0.2 s.
 
     Args:
         callback: called with a `PortEvent` ("arrived" or "departed") and the port, as `available()` has it; on a
@@ -172,7 +172,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class UsbName:
-    """What a usb:// URL says of the adapter."""
+    """The adapter that a usb:// URL names."""
 
     vid: int
     pid: int
@@ -180,7 +180,7 @@ class UsbName:
     location: str | None = None
 
     def matches(self, info: ListPortInfo) -> bool:
-        """Whether a port that was listed is the one that is meant."""
+        """Whether a listed port is this adapter."""
         return (
             (info.vid, info.pid) == (self.vid, self.pid)
             and self.serial_number in (None, info.serial_number)
@@ -236,7 +236,7 @@ def by_id(path: str) -> str | None:
 
 
 def find_usb(url: str) -> str:
-    """The device that a usb:// URL means now.
+    """The device that a usb:// URL names now.
 
     Raises:
         serial.SerialException: if no adapter matches (errno ENODEV) or several do (errno ENOTUNIQ).
@@ -255,7 +255,7 @@ def find_usb(url: str) -> str:
 
 
 def node_of(port: str) -> str:
-    """The device node that a port name means now, where that can be told without opening it; else the name itself."""
+    """The device node of a port name now, where that can be known without opening it; otherwise the name itself."""
     try:
         return find_usb(port) if scheme_of(port) == "usb" else port
     except serial.SerialException:

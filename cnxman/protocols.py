@@ -1,26 +1,25 @@
 """A protocol written for pyserial's `serial.threaded`, over a managed connection.
 
-`attach` stands where `serial.threaded.ReaderThread` stood; the protocol (a `LineReader`, a `Packetizer`, a
-`FramedPacket`, or one's own) stays as it is:
+`attach` replaces `serial.threaded.ReaderThread`. The protocol (a `LineReader`, a `Packetizer`, a `FramedPacket`, or
+one's own) stays as it is:
 
     ser = SerialConnection("/dev/ttyUSB0", baudrate=115200)
     with ConnectionManager(ser) as manager, attach(manager, PrintLines) as protocol:
         protocol.write_line("hello")
 
 Each time the port opens, the factory makes a new protocol, so that half a line from before an outage is never
-glued to one from after. Its calls are, in order and one at a time: `connection_made`, `data_received` any number of
-times, `connection_lost` once. They run on the listener's thread, but for two: where `attach` finds the port open,
-`connection_made` runs on the caller's thread; and `connection_lost` runs on the thread that calls `stop()` or
-`transport.close()`, unless another thread is in the protocol just then, which makes this call too.
+joined to one from after. Its calls are, in order and one at a time: `connection_made`, `data_received` any number of
+times, `connection_lost` once. They run on the listener's thread, with two exceptions: if the port is open already,
+`attach` calls `connection_made` on the caller's thread; and `stop()` and `transport.close()` call `connection_lost` on
+their caller's thread, unless another thread is in the protocol just then: that one makes this call, too.
 
-What a protocol raises is logged, and hurts neither the line nor anybody else who listens:
+What a protocol raises is logged, and affects neither the line nor other receivers:
 
-* from `data_received`: as with pyserial, `connection_lost` is called with it, and that protocol is done with. But the
-  line isn't left without anyone: the factory makes another protocol for it at once. (What the first one still had
-  to do, in its buffer or in the bytes of that call, is lost with it.)
+* from `data_received`: as with pyserial, `connection_lost` is called with it, and that protocol ends. The factory
+  makes another protocol for the line at once. (Bytes in the first one's buffer, and the rest of that call's, are lost.)
 * from `connection_made`: likewise, but there is no other protocol until the port opens again.
-* from `connection_lost`: nothing more. What it was given, it may raise, as pyserial's `Protocol` does; that isn't
-  logged again.
+* from `connection_lost`: nothing more. If it raises the exception that it was given, as pyserial's `Protocol` does,
+  that isn't logged again.
 * from the factory: no protocol until the port opens again; if `attach` called it, `attach` raises it.
 """
 
@@ -48,19 +47,19 @@ _NOTHING_COMES_IN = {
 
 
 class SerialProtocol(Protocol):
-    """What a protocol has: every `serial.threaded.Protocol` has it, and so may anything else.
+    """The methods of a protocol. Every `serial.threaded.Protocol` has them.
 
-    (`Never` lets each protocol declare as it likes what it takes; it is given a `Transport`, and an exception or None.)
+    (`Never` lets each protocol declare its own argument types; it is given a `Transport`, and an exception or None.)
     """
 
     def connection_made(self, transport: Never, /) -> object:
-        """The port is open: `transport`, a `Transport`, writes and closes."""
+        """The port is open. `transport`, a `Transport`, writes and closes."""
 
     def data_received(self, data: bytes, /) -> object:
         """There is data, never empty."""
 
     def connection_lost(self, exc: Never, /) -> object:
-        """It is over: `exc` is why, or None if somebody asked for it."""
+        """The port is closed: `exc` is the reason, or None after a `close()`, `stop()` or `disconnect()`."""
 
 
 P = TypeVar("P", bound=SerialProtocol)
@@ -69,7 +68,7 @@ P = TypeVar("P", bound=SerialProtocol)
 class PortError(ConnectionException, pyserial.SerialException):
     """A `ConnectionException` that code written for pyserial catches, too: it is a `SerialException`, so an `OSError`.
 
-    It is what `connection_lost` is given when the line was lost, and what writing raises.
+    `connection_lost` is given one when the line was lost, and writing raises one.
     """
 
     def __init__(self, message: str, inner: Exception) -> None:
@@ -180,7 +179,7 @@ class _Session(Generic[P]):
 
 
 class Transport:
-    """What a protocol is given to write and close with. It is good for one opening of the port."""
+    """Writes and closes, for one protocol. It is valid for one opening of the port."""
 
     def __init__(self, manager: ConnectionManager, connection: SerialConnection, session: _Session[Any]) -> None:
         self._manager = manager
@@ -213,18 +212,18 @@ class Transport:
         return _write(self._connection, data)
 
     def close(self) -> None:
-        """Disconnect the manager: the line stays down until somebody connects it again.
+        """Disconnect the manager: the line stays down until the manager connects again.
 
-        From any thread. Called from within the protocol, its `connection_lost` comes once the protocol has returned.
+        From any thread. If the protocol calls it, `connection_lost` is called once the protocol has returned.
         """
         self._session.end(None)
         self._manager.disconnect()
 
 
 class Attachment(Generic[P]):
-    """What `attach` gives back: it stands where a `serial.threaded.ReaderThread` stood.
+    """What `attach` returns, with the methods of a `serial.threaded.ReaderThread`.
 
-    As a context manager it gives the protocol, as soon as the port is open, and calls `stop()` in the end.
+    As a context manager it gives the protocol, as soon as the port is open, and calls `stop()` at the end.
     """
 
     def __init__(self, manager: ConnectionManager, connection: SerialConnection, factory: Callable[[], P]) -> None:
@@ -248,7 +247,7 @@ class Attachment(Generic[P]):
 
     @property
     def protocol(self) -> P | None:
-        """The protocol of now; None while there is none, because the port isn't open. Answers at once."""
+        """The current protocol; None while the port isn't open. Answers at once."""
         session = self._session
         return session.protocol if session is not None and not session.ending else None
 
@@ -286,10 +285,10 @@ class Attachment(Generic[P]):
         return _write(self._connection, data)
 
     def stop(self) -> None:
-        """Take the protocol off the line, which stays as it is; its `connection_lost` is called with None.
+        """Detach the protocol, and call its `connection_lost` with None. The line stays up.
 
-        From any thread, at any time, and more than once. When it returns the protocol is called no more. (A call that
-        is under way is waited for, 5 seconds at most; but not on a thread of the library's, so not in the protocol.)
+        From any thread, at any time, and more than once. After it has returned the protocol is not called any more. (It
+        waits up to 5 seconds for a call that is under way; but not on a thread of the library, so not in the protocol.)
         """
         for undo in self._undo:
             undo()
@@ -388,9 +387,9 @@ class Attachment(Generic[P]):
 
 
 def attach(manager: ConnectionManager, protocol_factory: Callable[[], P]) -> Attachment[P]:
-    """Have a protocol hear a managed connection, and answer on it, each time the port is open.
+    """Attach a protocol to a managed connection: it receives and writes each time the port is open.
 
-    It goes on until the attachment's `stop()`; the attachment need not be held.
+    It goes on until the attachment's `stop()`; you need not keep the attachment.
 
     Args:
         manager: keeps up a `SerialConnection`; connected already, or later.
@@ -398,7 +397,7 @@ def attach(manager: ConnectionManager, protocol_factory: Callable[[], P]) -> Att
             and at once if it is open.
 
     Returns:
-        The attachment, which stands where a `ReaderThread` stood.
+        The attachment, which replaces a `ReaderThread`.
 
     Raises:
         TypeError: if the manager's connection isn't a `SerialConnection`, or the factory can't be called.

@@ -90,7 +90,7 @@ class Readable(Protocol):
 
 
 class ReceiveQueue:
-    """The bytes that came from a connection and have yet to be taken.
+    """The bytes that came from a connection and were not taken yet.
 
     Args:
         connection: where they come from.
@@ -220,7 +220,7 @@ class ReceiveQueue:
 
 
 class SerialReader:
-    r"""What a connection receives from now on, to be read by calls that wait. Made by `SerialConnection.reader`.
+    r"""Reads what a connection receives from now on, by calls that wait. Made by `SerialConnection.reader`.
 
         with connection.reader() as reader:
             connection.write(b"START\n")
@@ -228,15 +228,16 @@ class SerialReader:
             for line in reader.frames(Lines(), timeout=10):
                 print(line)
 
-    A reader serves one opening of the port: the one under way, or else the next one. When that is over, what had come
-    can still be read; after it every call raises a `ConnectionException`. For the next opening make a new one.
+    A reader serves one opening of the port: the current one, or else the next one. When the port is closed, the bytes
+    that had come can still be read; after them every call raises a `ConnectionException`. Make a new reader for the
+    next opening.
 
-    It is bounded: when `buffer_size` bytes wait to be read, the listener waits for it, and with it all other receivers.
-    Then the line's own buffer fills, and then, where there is flow control, the device waits. So don't keep a reader
-    that you don't read: close it. (Closing the connection waits for no reader; one that is garbage closes itself.)
+    It is bounded: when `buffer_size` bytes wait to be read, deliveries pause, for all other receivers, too. Then the
+    receive buffer fills, and then, where there is flow control, the device pauses. So close a reader that you don't
+    read. (Closing the connection waits for no reader; a reader that is garbage closes itself.)
 
-    Times are in seconds: a time-out of None waits for as long as it takes, 0 looks what is there. What a time-out
-    cuts short stays in the reader. Read from one thread at a time, and never from a receiver on the connection's own
+    Times are in seconds. A time-out of None waits for as long as it takes; 0 returns what is there. After a time-out
+    the bytes stay in the reader. Read from one thread at a time, and never from a receiver on the connection's own
     listener thread: the data would have to come on that same thread, so that raises a RuntimeError at once.
 
     Args:
@@ -266,19 +267,19 @@ class SerialReader:
             self._queue.is_abandoned = True
 
     def close(self) -> None:
-        """Receive no more, and forget what wasn't read. From any thread; twice does nothing."""
+        """Receive no more, and discard what wasn't read. From any thread; twice does nothing."""
         self._closed = True
         self._queue.close()
 
     def read(self, timeout: float | None = None, *, size: int | None = None) -> bytes:
-        """Read what there is, one byte at least; or exactly so many bytes.
+        """Read what there is, at least one byte; or exactly `size` bytes.
 
         Args:
             timeout: how long to wait, in seconds.
             size: how many bytes to read; None for what there is.
 
         Raises:
-            TimeoutError: nothing came, or fewer than `size` bytes; it says what did.
+            TimeoutError: nothing came, or fewer than `size` bytes; the message says what did.
             ConnectionException: the line was lost or closed.
             ValueError: the reader is closed, or can't hold `size` bytes.
             RuntimeError: called from a receiver on the connection's own listener thread.
@@ -286,15 +287,15 @@ class SerialReader:
         return self._take(*self._size_ready(size), timeout)
 
     def read_until(self, terminator: bytes = b"\n", timeout: float | None = None) -> bytes:
-        """Read up to these bytes, and with them.
+        """Read up to and including these bytes.
 
         Args:
             terminator: what ends it.
             timeout: how long to wait, in seconds.
 
         Raises:
-            TimeoutError: they didn't come; it says what did.
-            BufferError: they didn't come within `buffer_size` bytes. `read` takes those.
+            TimeoutError: they didn't come; the message says what did.
+            BufferError: they didn't come within `buffer_size` bytes. `read` returns those.
             ConnectionException: the line was lost or closed.
             ValueError: for b"" as the terminator, or if the reader is closed.
             RuntimeError: called from a receiver on the connection's own listener thread.
@@ -305,12 +306,12 @@ class SerialReader:
         """An iterator over frames, which waits for each of them; see `cnxman.framing`.
 
         Args:
-            framer: what cuts the data into frames. It is reset, and serves this iterator alone.
+            framer: cuts the data into frames. It is reset, and serves this iterator alone.
             timeout: how long to wait for each frame, in seconds.
 
         Returns:
-            The iterator. It raises what `read` does; after a TimeoutError `next` may be called again. Frames and what
-            else the framer has taken belong to the iterator: keep it if you leave the loop and want to go on.
+            The iterator. It raises what `read` does; after a TimeoutError `next` may be called again. The iterator
+            holds the bytes that the framer has taken: keep it if you leave the loop and want to go on.
         """
         return Frames(self, framer, timeout)
 
@@ -412,7 +413,7 @@ class Frames(Iterator[_Frame]):
 
     Args:
         reader: where the data come from.
-        framer: what cuts them.
+        framer: cuts them.
         timeout: how long to wait for each frame, in seconds.
     """
 
@@ -445,7 +446,7 @@ class Frames(Iterator[_Frame]):
 class ContinuousFrames(Iterator[_Frame]):
     """The frames that a connection receives from now on, in spite of outages; see `SerialConnection.frames`.
 
-    Take them from one thread at a time. It is bounded as a reader is: close it when you take no more.
+    Take them from one thread at a time. It is bounded as a reader is: close it when you take no more frames.
 
     Args:
         connection: where the data come from.
@@ -470,7 +471,7 @@ class ContinuousFrames(Iterator[_Frame]):
         """Wait for the next frame.
 
         Raises:
-            StopIteration: it was closed, or the manager was disconnected or torn down.
+            StopIteration: the iterator was closed, or the manager was disconnected or torn down.
             TimeoutError: no whole frame came in time; `next` may be called again.
             ConnectionException: the manager gave up.
             RuntimeError: called from a receiver on the connection's own listener thread.
@@ -495,11 +496,11 @@ class ContinuousFrames(Iterator[_Frame]):
             self._queue.is_abandoned = True
 
     def close(self) -> None:
-        """Receive no more; whoever waits for a frame gets a StopIteration. From any thread; twice does nothing."""
+        """Receive no more; a thread that waits for a frame gets StopIteration. From any thread; twice does nothing."""
         self._queue.close()
 
     def finish(self, error: ConnectionException | None) -> None:
-        """Nothing more will come: what has come is still given, then `error` is raised, or StopIteration."""
+        """Nothing more will come: `next` returns the frames that have come, then raises `error`, or StopIteration."""
         self._queue.finish(error)
 
     def _take(self, end: float) -> bytes:

@@ -47,7 +47,7 @@ _Frame = TypeVar("_Frame")
 _Result = TypeVar("_Result")
 
 BUFFER_SIZE = 16 * 2**20
-"""How many bytes wait for a busy receiver, at most, unless told otherwise."""
+"""How many bytes wait for a busy receiver, at most, unless a connection has another `buffer_size`."""
 
 LONGEST_DELIVERY = 5.0
 """How long, in seconds, closing waits for a receiver that is running."""
@@ -78,7 +78,7 @@ class SerialListener(threading.Thread):
     Args:
         serial: a port of pyserial's; it is opened if it isn't open.
         buffer_size: how many bytes may wait for a receiver that is busy, at most.
-        idle_timeout: take the line for lost when nothing came for this many seconds; None waits for ever.
+        idle_timeout: the line counts as lost when nothing came for this many seconds; None waits for ever.
     """
 
     class Signals(Enum):
@@ -241,7 +241,7 @@ class SerialConnection(Connection):
             control, if there is any, stops the sender.
         idle_timeout: raise the alarm when nothing came for this long; None never does.
         settle: how many seconds a network port has to stay open before it counts as connected; None for none. A server
-            such as ser2net accepts, says that its device is missing, and hangs up: that is a failed attempt, then.
+            such as ser2net accepts, says that its device is missing, and closes: then the attempt fails.
         schemes: which URL schemes to allow in `port`, "" for plain device names; None allows all.
 
     Raises:
@@ -259,9 +259,9 @@ class SerialConnection(Connection):
         OPENED = "opened"
         """The port was opened: what comes next has nothing to do with what came before."""
         CLOSED = "closed"
-        """The port was closed: `error`, a `ConnectionException`, or None if somebody asked for it."""
+        """The port was closed: `error`, a `ConnectionException`, or None after a `disconnect()` or `teardown()`."""
         FRAME_RECEIVED = "frame-received"
-        """A framer that was added has found a frame: `frame`, bytes; `framer`, which one it was."""
+        """A framer has found a frame: `frame`, bytes or what the framer gives; `framer`, the framer."""
 
         __hash__ = object.__hash__  # Enum's own is written in Python, and would run three times for each chunk
 
@@ -375,9 +375,9 @@ class SerialConnection(Connection):
     def disconnect(self) -> None:
         """Disconnect from the serial port.
 
-        When this returns, the thread and all descriptors are gone and nothing more is delivered. A receiver that is
-        running is waited for, 5 seconds at most. (Called from a receiver on the listener's own thread it closes the
-        port and returns; the thread ends once the receiver has returned.)
+        When this returns, the thread and all descriptors are gone and nothing more is delivered. It waits up to 5
+        seconds for a receiver that is running. (In a receiver on the listener's own thread it closes the port and
+        returns; the thread ends once the receiver has returned.)
         """
         if not self._is_inherited:
             _, opening = self._supersede(is_wanted=False)
@@ -441,9 +441,9 @@ class SerialConnection(Connection):
         return written
 
     def reader(self, *, buffer_size: int | None = None) -> SerialReader:
-        """What comes from now on, to be read by calls that wait: `with connection.reader() as reader: ...`.
+        """Read what comes from now on, by calls that wait: `with connection.reader() as reader: ...`.
 
-        It takes nothing away from receivers, nor from other readers.
+        The reader takes nothing away from receivers or other readers.
 
         Args:
             buffer_size: how many bytes wait to be read, at most; None for as many as this connection's own.
@@ -460,7 +460,7 @@ class SerialConnection(Connection):
 
         Args:
             framer: one of `cnxman.framing`; it serves this iterator alone. Half a frame from before an outage is never
-                glued to one from after.
+                joined to one from after.
             timeout: how long to wait for each frame, in seconds; None for as long as it takes.
 
         Returns:
@@ -494,8 +494,8 @@ class SerialConnection(Connection):
             The answer: with the bytes that end it, or as the framer gives it.
 
         Raises:
-            TimeoutError: the answer didn't come, or not to its end; it says what did. (Or, with nothing asked:
-                what came before waited for slow receivers for as long.)
+            TimeoutError: the answer didn't come, or not to its end; the message says what did. (Or nothing was asked,
+                because data from before still waited for slow receivers.)
             ConnectionException: if there is no connection, or it is lost or closed meanwhile; see also `write`.
             BufferError: it has no end within `buffer_size` bytes.
             ValueError: for an `until` of no bytes, or of more than `buffer_size`.
@@ -511,7 +511,7 @@ class SerialConnection(Connection):
     ) -> Callable[[], None]:
         r"""Have received data cut into frames: each one is sent as `Signals.FRAME_RECEIVED`.
 
-        The framer is reset at each opening, so half a frame from before an outage is never glued to one from after.
+        The framer is reset at each opening, so half a frame from before an outage is never joined to one from after.
 
             connection.add_framer(Lines(encoding="ascii"), print)
 
@@ -858,7 +858,7 @@ class SerialConnection(Connection):
 class Opening:
     """One opening of a connection's port: its listener, and the connection's signals, in order.
 
-    Which opening data belong to is told by identity: `SerialConnection.current_opening`.
+    The opening that data belong to is `SerialConnection.current_opening`; compare two by `is`.
 
     A receiver may close the connection and open it again, on the thread of the very opening that it closes. The new
     opening then sends nothing until its predecessor has sent its CLOSED.

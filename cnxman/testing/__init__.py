@@ -1,4 +1,4 @@
-r"""For tests of one's own: a serial port without hardware, with faults on order, and a clock moved by hand.
+r"""For your own tests: a serial port without hardware, with faults on demand, and a clock that tests move.
 
 A test of what a program does when the cable is pulled:
 
@@ -9,10 +9,9 @@ A test of what a program does when the cable is pulled:
         device.plug()  # back, under the same path
         assert device.receive(until=b"\n") == b"*IDN?\n"  # asked again
 
-With pytest, a test that takes the argument `serial_device` gets a device that is plugged in, and is closed
-after it.
+With pytest, a test with the argument `serial_device` gets a device that is plugged in. It is closed after the test.
 
-`ManualClock` makes long outages short: the waits of a manager's recovery go by it instead of the system's clock.
+`ManualClock` makes long outages short: the waits of a manager's recovery use it instead of the system's clock.
 
 The port is a pseudo-terminal, so it is there on Linux and the like, not on Windows, where this module does
 import. It has no modem lines, carries no break, and works at whatever baud rate, parity and size the host sets; bytes

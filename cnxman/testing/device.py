@@ -1,4 +1,4 @@
-"""The simulated device itself: what a test plugs in, pulls out, and asks."""
+"""The simulated device: a test plugs it in, pulls it out, sends and receives with it."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,18 +26,18 @@ class SimulatedDevice(Faults):
         6
         b'ACME,1000\n'
 
-    Every method may be called from any thread, and, but for `close`, from the answer function. Times are in
-    seconds. A wait in vain raises a `TimeoutError` that says what came instead. A device that was closed
-    raises a `RuntimeError`, a bad argument a `ValueError` or `TypeError`.
+    Every method may be called from any thread, and, except `close`, from the answer function. Times are in
+    seconds. A time-out raises a `TimeoutError` that says what came instead. The methods of a closed device
+    raise a `RuntimeError`. A bad argument raises a `ValueError` or `TypeError`.
 
     Args:
-        answers: what the device answers when it is asked, on a thread of its own. A table of requests and
-            replies: its requests are found wherever they stand in what the host writes, and all else goes
-            unanswered. Or a function, given a request and returning the reply, or None for no reply; what it
-            raises, `close()` tells.
-        terminator: what ends a request to a function; the function is given it too.
+        answers: the device's answers, given on a thread of its own. Either a table of requests and replies:
+            a request is found anywhere in what the host writes, and everything else gets no answer. Or a
+            function that takes a request and returns the reply, or None for no reply; if it raises, `close()`
+            raises.
+        terminator: the end of a request to a function; the function receives it, too.
         baudrate: the device sends no faster than this, at ten bits a byte; None: as fast as the host reads.
-        seed: what faults leave to chance comes out the same for the same seed.
+        seed: random faults are the same for the same seed.
         plugged: whether the device is plugged in from the beginning.
 
     Raises:
@@ -91,11 +91,11 @@ class SimulatedDevice(Faults):
         self.close()
 
     def close(self) -> None:
-        """Pull the device out for good, and end its threads; may be called twice.
+        """Pull the device out, and end its threads; may be called twice.
 
         Raises:
-            RuntimeError: the answer function raised something: its cause is the first of that. Or it didn't
-                come back within 5 seconds.
+            RuntimeError: the answer function raised; the first exception is the cause. Or it didn't return
+                within 5 seconds.
 
         """
         if current_thread() in self._threads:
@@ -126,22 +126,22 @@ class SimulatedDevice(Faults):
 
     @property
     def is_open(self) -> bool:
-        """Whether a host has the port open, and had its chance to discard old input: see `wait_opened`."""
+        """Whether a host has the port open, and has discarded old input: see `wait_opened`."""
         with self._line.changed:
             return self._line.is_settled and self._line.is_there()
 
     def plug(self) -> None:
-        """Plug the device in, unless it is: the port can be opened, under the same path as ever."""
+        """Plug the device in, unless it is: the port can be opened, under the same path."""
         with self._line.changed:
             self._line.check_not_closed()
             if not self.is_plugged:
                 self._line.plug()
 
     def unplug(self) -> None:
-        """Pull the device out at once, unless it is out: whoever has the port open loses the line.
+        """Pull the device out at once, unless it is out: the host loses the line.
 
-        What the host hasn't read yet is lost, as with a real device; call `drain` first if it shouldn't be.
-        What waits to be sent is lost too.
+        Bytes that the host hasn't read yet are lost, as with a real device; `drain` before it waits until it has
+        read them. Bytes that wait to be sent are lost, too.
         """
         with self._line.changed:
             self._line.check_not_closed()
@@ -150,22 +150,23 @@ class SimulatedDevice(Faults):
             self._wait(lambda: self._line.pty is None, _PATIENCE, lambda: "the device's own thread is busy")
 
     def wait_opened(self, timeout: float = 5.0) -> None:
-        """Wait until a host has the port open, and has had its chance to discard old input.
+        """Wait until a host has the port open, and has discarded old input.
 
-        A host that uses pyserial discards it in opening, which is noticed; any other is given 0.1 s.
+        A host that uses pyserial discards old input while it opens the port, which the device notices; for any
+        other host the device waits 0.1 s.
 
         Raises:
-            TimeoutError: nobody had opened it after `timeout` seconds.
+            TimeoutError: no host had opened it after `timeout` seconds.
 
         """
         with self._line.changed:
             self._wait(lambda: self.is_open, timeout, lambda: f"nobody has opened {self.port}")
 
     def wait_closed(self, timeout: float = 5.0) -> None:
-        """Wait until nobody has the port open.
+        """Wait until no host has the port open.
 
         Raises:
-            TimeoutError: somebody still had it open after `timeout` seconds.
+            TimeoutError: a host still had it open after `timeout` seconds.
 
         """
         with self._line.changed:
@@ -174,14 +175,14 @@ class SimulatedDevice(Faults):
     # Data
 
     def send(self, data: bytes, timeout: float = 5.0) -> None:
-        """Send `data`, all of it, and return when it is with the host's kernel, for the host to read.
+        """Send all of `data`, and return when the host's kernel has it.
 
-        If nobody has the port open, returns at once: the bytes wait until a host has opened the port and
-        discarded its old input. So they do when the host closes the port meanwhile.
+        If no host has the port open, returns at once: the bytes are kept until a host has opened the port and
+        discarded old input. They are kept, too, when the host closes the port meanwhile.
 
         Raises:
             TimeoutError: there was no room for all of it within `timeout` seconds, or the device was stalled.
-                What hadn't gone out by then never will.
+                The rest is never sent.
             ConnectionError: the device isn't plugged in, or was pulled out meanwhile.
 
         """
@@ -206,13 +207,13 @@ class SimulatedDevice(Faults):
                 raise ConnectionError(f"pulled out when {message.count} of {len(message.data)} bytes had been sent")
 
     def drain(self, timeout: float = 5.0) -> None:
-        """Wait until the host has read all that was sent: `unplug()` loses nothing then.
+        """Wait until the host has read all that was sent, so that `unplug()` loses nothing.
 
         Raises:
             TimeoutError: it hadn't read all after `timeout` seconds.
             ConnectionError: the device isn't plugged in, or was pulled out meanwhile.
             OSError: the host is another process, which keeps all others from opening the port (TIOCEXCL), so that it
-                can't be told. (Not where this process is root's.)
+                can't be known. (Not if this process is root's.)
 
         """
         until = time.monotonic() + timeout
@@ -224,27 +225,27 @@ class SimulatedDevice(Faults):
 
     @property
     def received(self) -> bytes:
-        """All that the host has written so far, or since `clear()`."""
+        """All that the host has written, since `clear()` if that was called."""
         with self._line.changed:
             return bytes(self._line.received)
 
     def clear(self) -> None:
-        """Forget what the host has written so far."""
+        """Discard what the host has written so far."""
         with self._line.changed:
             self._line.received.clear()
             self._given = 0
 
     def receive(self, count: int | None = None, *, until: bytes | None = None, timeout: float = 5.0) -> bytes:
-        r"""Return the next of what the host writes, each byte once.
+        r"""Return the next bytes that the host writes, each byte once.
 
         Args:
             count: so many bytes.
-            until: all up to and with these bytes, such as b"\n". With neither: what there is, one byte at
-                least.
-            timeout: for how many seconds to wait for that.
+            until: all bytes up to and including these, such as b"\n". With neither: what there is, at least one
+                byte.
+            timeout: how many seconds to wait.
 
         Raises:
-            TimeoutError: it didn't come. What did come is kept for the next call.
+            TimeoutError: they didn't come. What did come is kept for the next call.
 
         """
         if count is not None and (until is not None or count < 1):

@@ -1,4 +1,4 @@
-"""The faults that can be ordered of a simulated device."""
+"""The faults that a simulated device can have."""
 
 import math
 import time
@@ -8,10 +8,10 @@ from cnxman.testing.streams import Direction, Event, Stream
 
 
 class Faults:
-    """What a simulated device can be told to do wrong.
+    """Faults on demand.
 
-    Bytes are counted from the order on, from 0, in the direction `of`: those that the device has "sent",
-    before any of them was dropped, or those that it has "received". Whatever is ordered stays ordered when
+    Bytes are counted from the call on, from 0, in the direction `of`: those that the device has "sent",
+    before any of them was dropped, or those that it has "received". A fault that has yet to come stays set when
     the device is pulled out and put back. All times are in seconds.
     """
 
@@ -19,7 +19,7 @@ class Faults:
         self._line = line
 
     def stall(self, seconds: float | None = None, *, at: int | None = None, of: Direction = "sent") -> None:
-        """Let the device hang, so that it neither reads nor sends.
+        """Stop the device: it neither reads nor sends.
 
         Args:
             seconds: for how long; None: until `resume()`.
@@ -44,13 +44,13 @@ class Faults:
             self._line.stall(time.monotonic())
 
     def delay(self, seconds: float, *, at: int = 0, of: Direction = "sent") -> None:
-        """Hold up byte number `at`, and with it all that follow, for `seconds` from when it comes to it."""
+        """Delay byte number `at`, and all that follow, for `seconds` from when it is due."""
         self._mark("delay", at, of, seconds)
 
     def cut(self, *, at: int = 0, of: Direction = "sent") -> None:
-        """Pull the device out when exactly `at` bytes have come through.
+        """Pull the device out after exactly `at` bytes.
 
-        Bytes that the device sent have come through when the host has read them, or has closed the port.
+        Bytes that the device sent count when the host has read them, or has closed the port.
         """
         self._mark("cut", at, of, 0.0)
 
@@ -60,14 +60,14 @@ class Faults:
             self._stream(at, of, count).drop(at, count)
 
     def corrupt(self, count: int = 1, *, at: int = 0, of: Direction = "sent") -> None:
-        """Turn over one bit, chosen by the seed, in each of `count` bytes, byte number `at` the first."""
+        """Invert one bit, chosen by the seed, in each of `count` bytes, byte number `at` the first."""
         with self._line.changed:
             self._stream(at, of, count).corrupt(at, count)
 
     def noise(self, *, drop: float = 0.0, corrupt: float = 0.0, of: Direction = "sent") -> None:
-        """Lose a share of the bytes, and turn over one bit in a share of the others, chosen by the seed.
+        """Lose a share of the bytes, and invert one bit in a share of the others, chosen by the seed.
 
-        Each share is from 0 to 1; a new call takes the place of the one before.
+        Each share is from 0 to 1; a new call replaces the one before.
         """
         for share in (drop, corrupt):
             if not 0 <= share <= 1:

@@ -17,18 +17,18 @@ PATIENCE = 10.0
 class ManualClock(clocks.Clock):
     """A clock that stands still until `advance` moves it, for tests of what a program does in an outage.
 
-    A manager goes by the clock that is installed when it is made, so make it within the `with` block, and tear it
-    down there too. A test of a program whose device is away for an hour, over in milliseconds:
+    A manager uses the clock that is installed when it is made, so make it within the `with` block, and tear it
+    down there, too. This test of an outage of an hour takes milliseconds:
 
-        with ManualClock() as clock, ConnectionManager(connection, retry=RetryPolicy(5, 1, 5, 0)) as manager:
+        with ManualClock() as clock, ConnectionManager(connection, retry=RetryPolicy.fixed(5)) as manager:
             assert manager.state == "recovering"  # the first attempt failed
             clock.advance(3600)  # 720 attempts
             connection.repair()
             clock.advance(5)
             assert manager.is_connected
 
-    Only what managers do by themselves goes by it: the waits between attempts, and how long a line has held. Reads,
-    writes and the time-outs of your own calls take real time.
+    Only managers use it: for the waits between attempts, and for how long a line has been up. Reads, writes and the
+    time-outs of your own calls take real time.
 
     `now()` begins at 0 seconds.
     """
@@ -41,7 +41,7 @@ class ManualClock(clocks.Clock):
         self._replaced: list[clocks.Clock] = []
 
     def __enter__(self) -> Self:
-        """Install the clock: managers that are made from now on go by it."""
+        """Install the clock: managers that are made from now on use it."""
         self._replaced.append(clocks.current)
         clocks.current = self
         return self
@@ -57,18 +57,18 @@ class ManualClock(clocks.Clock):
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock; return when the managers have done all that was due on the way, in order of time.
+        """Move the clock; return when the managers have done everything that was due, in order of time.
 
-        Raise alarms, or call managers, before; `advance(0)` returns when they have dealt with it. With a policy
-        whose waits are 0 seconds it returns once nothing is left to try.
+        Raise alarms, or call managers, before it; `advance(0)` returns when they have reacted. With a policy
+        whose waits are 0 seconds it returns once there is no attempt left.
 
         Args:
             seconds: how far, 0 or more.
 
         Raises:
             ValueError: if `seconds` is negative or not finite.
-            RuntimeError: if it is called on one of the library's threads, as in most receivers: they would be
-                waited for in vain.
+            RuntimeError: if it is called on one of the library's threads, as in most receivers: it would wait for its
+                own thread.
             TimeoutError: if a manager, or a receiver it calls, is busy for 10 real seconds.
         """
         if not (math.isfinite(seconds) and seconds >= 0):

@@ -110,7 +110,8 @@ class SerialListener(threading.Thread):
         self._sink: _Sink | None = None
         self._data = signals.Emitter(self, SerialListener.Signals.DATA_RECEIVED, self._dispatch)
         self._error: ConnectionException | None = None  # why the port was lost, or could not be opened
-        self._ready = threading.Event()  # set when it listens, or has failed to
+        self._ready = threading.Event()
+        self._finished = threading.Event()
         _fork.after_in_child(self._dispatch, signals.Dispatch.cancel)
 
     @property
@@ -128,6 +129,21 @@ class SerialListener(threading.Thread):
         """Whether the port is open and listened to. Answers at once."""
         line = self._line
         return line is not None and line.is_open and not self._dispatch.ending.is_set()
+
+    @property
+    def error(self) -> ConnectionException | None:
+        """Why the port was lost, or could not be opened; None otherwise."""
+        return self._error
+
+    @property
+    def ready(self) -> threading.Event:
+        """Set when the listener listens, or has failed to."""
+        return self._ready
+
+    @property
+    def finished(self) -> threading.Event:
+        """Set when the port is closed and nothing more will be sent."""
+        return self._finished
 
     def terminate(self) -> None:
         """Terminate the listener. From any thread, at any time; returns at once, and then nothing more is reported."""
@@ -151,6 +167,7 @@ class SerialListener(threading.Thread):
             error = _failure(errors.loss_message, str(self._serial.port), raised)
         finally:
             self._end(None if self._terminated else error)
+            self._finished.set()
 
     # -- on the thread itself -----------------------------------------------------------------------------
 

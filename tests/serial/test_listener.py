@@ -100,6 +100,20 @@ def test_it_listens_to_an_open_port_and_closes_it_in_the_end(pty: Pty) -> None:
     assert ear.errors == []
 
 
+def test_error_ready_and_finished_say_where_it_is(pty: Pty) -> None:
+    listener = SerialListener(serial.Serial(pty.path))
+    assert not listener.ready.is_set()
+    assert not listener.finished.is_set()
+    listener.start()
+    assert listener.ready.wait(BOUND)
+    assert listener.error is None
+    assert not listener.finished.is_set()
+    pty.pull()
+    assert listener.finished.wait(BOUND)
+    assert listener.error is not None
+    assert not listener.serial.is_open
+
+
 def test_it_opens_a_port_that_is_not_open(pty: Pty) -> None:
     port = serial.serial_for_url(pty.path, do_not_open=True)
     with no_leak():

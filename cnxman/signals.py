@@ -106,7 +106,7 @@ class Emitter:
     Args:
         sender: whose signal it is.
         signal: a member of the sender's `Signals`.
-        dispatch: told which receiver runs, and asked whether to go on. None for one of its own.
+        dispatch: notes which receiver runs, and says whether to go on. None for one of its own.
     """
 
     def __init__(self, sender: object, signal: Hashable, dispatch: Dispatch | None = None) -> None:
@@ -173,7 +173,7 @@ def _unique_targets(found: list[Receiver]) -> list[_Target]:
         refer = cast(Callable[[], Receiver | None], registered) if is_weak else partial(_itself, registered)
         receiver = refer()
         if receiver is not None:
-            # A method is made anew each time it is looked up; other receivers may not be hashable.
+            # Each look-up of a method makes another object; other receivers may not be hashable.
             identity = receiver if isinstance(receiver, MethodType) else id(receiver)
             targets.setdefault(identity, (refer, _accepted(receiver)))
     return list(targets.values())

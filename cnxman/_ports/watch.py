@@ -46,7 +46,7 @@ class PortWatch:
 
     Args:
         available: lists the ports there are now.
-        callback: told of each change, on a thread of this watch's own. What it raises is logged.
+        callback: called for each change, on a thread of this watch's own. What it raises is logged.
     """
 
     def __init__(self, available: Callable[[], list[ListPortInfo]], callback: Callback) -> None:
@@ -70,7 +70,7 @@ class PortWatch:
 
     @property
     def at_start(self) -> tuple[ListPortInfo, ...]:
-        """The ports that there were when the watch began; of what changed since then the callback is told."""
+        """The ports when the watch began; the callback is called for what changed since then."""
         return self._at_start
 
     def stop(self) -> None:
@@ -99,7 +99,7 @@ class PortWatch:
             try:
                 self._callback(event, info)
             except Exception:
-                _logger.exception("%r, told that %s has %s, raised", self._callback, info.device, event)
+                _logger.exception("%r raised; it was called because %s has %s", self._callback, info.device, event)
 
     def _wait_for_change(self) -> bool:
         """Wait until something in /dev has changed, or for a while; returns False once it was stopped."""

@@ -25,7 +25,7 @@ examples:
   cnxman query /dev/ttyUSB0 '*IDN?'        ask once, print the answer
   cnxman simulate --link /tmp/ttyUSB0      play a device, for whoever has none at hand
 
-`cnxman COMMAND --help` tells more.
+`cnxman COMMAND --help` says more.
 """
 
 _MONITOR_EXAMPLES = """\
@@ -46,7 +46,7 @@ examples:
 _PORTS_EXAMPLES = """\
 examples:
   cnxman ports                     path, the names that survive renumbering, what it is, who holds it
-  cnxman ports --watch             go on, and tell what is plugged in and pulled out; Ctrl-C ends it
+  cnxman ports --watch             go on, and report what is plugged in and pulled out; Ctrl-C ends it
   cnxman ports --json | jq -r '.[] | select(.vid == 1027) | .device'
 
 """
@@ -122,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     ports.set_defaults(run=_run_ports)
     ports.add_argument("--json", action="store_true", help="a JSON array; with --watch, one object a line")
-    ports.add_argument("--watch", action="store_true", help="go on, and tell arrivals and departures as they happen")
+    ports.add_argument("--watch", action="store_true", help="go on, and report arrivals and departures as they happen")
     demo = commands.add_parser("demo", help="a simulated device is pulled out and comes back")
     demo.set_defaults(run=_run_demo)
     simulate = commands.add_parser(
@@ -166,7 +166,7 @@ def _add_monitor(parser: argparse.ArgumentParser) -> None:
     shown.add_argument(
         "--log", metavar="FILE", help="append what standard output gets to a file, and a line for each outage"
     )
-    shown.add_argument("--quiet", action="store_true", help="don't tell what happens")
+    shown.add_argument("--quiet", action="store_true", help="don't report events")
     shown.add_argument(
         "--onlcr",
         action="store_true",

@@ -69,7 +69,7 @@ def check(answers: object, terminator: object) -> None:
 class Answering:
     """The thread on which a device's answers are made.
 
-    Each session (from one opening or closing of the port to the next) begins anew: half a request from before
+    Each session (from one opening or closing of the port to the next) starts again: half a request from before
     is forgotten, and a reply that comes too late is given with the session that it belongs to, for `reply` to
     judge.
     """

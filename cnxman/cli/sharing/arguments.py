@@ -16,9 +16,9 @@ examples:
 NOTES = """\
 What the device says goes to every client, what clients say goes to the device, one client's lines never within
 another's. When the device is lost, clients notice nothing: what they send is held back, up to 1 MiB, and sent when it
-is back. --read-only, --mode and --group hold for the --pty and --listen that stand after them. A client that doesn't
-read is dropped when --buffer-size bytes wait for it; a --pty loses its oldest bytes instead. What happens is told on
-standard error, a line each.
+is back. --read-only, --mode and --group apply to the --pty and --listen after them. A client that doesn't
+read is dropped when --buffer-size bytes wait for it; a --pty loses its oldest bytes instead. Each event is a line
+on standard error.
 
 Exit status: 0 when it was ended by Ctrl-C or SIGTERM; 1 when it failed; 2 for wrong usage.
 """
@@ -45,4 +45,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clients.add_argument("--group", action=InOrder, metavar="GROUP", help="the group of the ptys and sockets")
     clients.add_argument("--follow", action="store_true", help="set the port as clients set their pseudo-terminals")
     clients.add_argument("--discard", action="store_true", help="drop what clients send during an outage")
-    parser.add_argument("--quiet", action="store_true", help="don't tell what happens")
+    parser.add_argument("--quiet", action="store_true", help="don't report events")

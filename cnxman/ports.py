@@ -269,7 +269,7 @@ class Presence:
     """Whether a port is there, cheaply enough to be asked twenty times a second.
 
     For a device name that is one `stat` (4 us here). A URL that names an adapter is looked up (25 ms) only after
-    something in /dev has changed. For other URLs, and where there is no /dev, it is not known.
+    something in /dev has changed. For other URLs, and where there is no /dev, it cannot be told.
     """
 
     def __init__(self, port: str) -> None:
@@ -279,7 +279,7 @@ class Presence:
         self._answer: Hashable | None = None
 
     def __call__(self) -> Hashable | None:
-        """None if it is not known, False while the port is absent, else a value that differs between devices."""
+        """None if it cannot be told, False while the port is absent, else what tells this device from the next."""
         scheme = scheme_of(self._port)
         if os.name != "posix" or scheme not in ("", "usb", "hwgrep"):
             return None
@@ -302,7 +302,7 @@ class Presence:
 
 
 def _node(path: str) -> Hashable:
-    """A value that differs between two nodes of the same name: a new one has another inode or change time."""
+    """What tells one node from another of the same name: a new one has another inode or change time."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -141,7 +141,7 @@ class Connection(metaclass=ABCMeta):
         signals.send(self, Connection.Signals.RAISE_ALARM, error=error)
 
     def report_disconnect(self) -> None:
-        """Tell a manager that the connection was closed by its own `disconnect` or `teardown`, not by the manager.
+        """Notify a manager that the connection was closed by its own `disconnect` or `teardown`, not by the manager.
 
         Call it at the end of these methods: a manager that keeps the connection up then becomes disconnected. Within
         an attempt, and when the manager itself calls these methods, it changes nothing.

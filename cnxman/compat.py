@@ -47,16 +47,17 @@ class Serial(pyserial.SerialBase):
 
     * `open` makes the first attempt, and succeeds though the device is absent. `is_open` is True until `close`;
       `is_connected` says whether the line is up.
-    * While the line is down, a read is silence: what there is, or b"", after its `timeout`. A read never spans two
-      openings of the port: what came before an outage is never glued to what came after, and one that has begun to get
-      bytes ends with the outage. `readline` and `read_until` begin anew.
+    * While the line is down, a read returns what there is, or b"", after its `timeout`. A read never spans two
+      openings of the port: what came before an outage is never joined to what came after, and a read that has begun to
+      get bytes ends with the outage. So does a `readline` or `read_until`; the next
+      call begins with what came after it.
     * While the line is down, a write waits for it, for `write_timeout` seconds at most (10 if that is None), and
       then raises a `serial.SerialTimeoutException`. Nothing is queued for later, and nothing is sent twice.
       While the line is up, `write_timeout` counts from when the line last took something.
     * Every error is a `serial.SerialException`, and so an OSError, with `errno` and a reason in words; but a
       setting that makes no sense is a ValueError. A setting that the port refuses is taken back.
     * There is no descriptor: `fileno` raises `io.UnsupportedOperation`. (For asyncio there is `cnxman.aio`.)
-    * If the retry policy gives up, or somebody else disconnects the manager, calls raise and say so.
+    * If the retry policy gives up, or something else disconnects the manager, calls raise an exception that says so.
 
     All methods may be called from any thread, while others wait in it. A read or write that would have to wait
     on the line's own thread (in a receiver) raises instead.

@@ -276,8 +276,10 @@ def test_a_pty_that_is_not_read_loses_its_oldest_bytes(device, tmp_path):
         got = b""
         while not got.endswith(b"THE END"):
             got += port.read(max(1, port.in_waiting))
-        command.err.wait(b"is read again: it lost ")
-        assert len(got) >= 2**20
+        told = command.err.wait(lambda data: re.search(rb"is read again: it lost (\d+) bytes", data))
+        [lost] = re.findall(rb"is read again: it lost (\d+) bytes", told)
+        assert len(got) + int(lost) == len(data) + 7
+        assert 2**20 <= len(got) < 2 * 2**20
         assert (data + b"THE END").endswith(got[-(2**20) :])  # the newest, without a gap
 
 

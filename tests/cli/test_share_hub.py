@@ -240,6 +240,22 @@ def test_a_pty_that_was_just_opened_misses_nothing_that_comes_then(terminal, mon
         running.wait("left", str(pty))
 
 
+def test_a_pty_that_was_closed_is_not_taken_for_opened(terminal, monkeypatch):
+    monkeypatch.setattr(hub_module, "LOOK_EVERY", 0.001)
+    running, pty = Running(), terminal()
+    running.hub.add_pty(pty)
+    looks, was_opened = [], pty.was_opened
+    pty.was_opened = lambda: (looks.append(1), was_opened())[1]
+    with running:
+        slave = slave_of(pty)
+        running.wait("came")
+        os.close(slave)
+        running.wait("left")
+        before = len(looks)
+        wait_until(lambda: len(looks) > before + 20, "more looks")
+        assert running.count("came") == 1
+
+
 def test_a_pty_that_can_not_be_had_again_is_told(terminal, monkeypatch):
     monkeypatch.setattr(hub_module, "LOOK_EVERY", 0.001)
     running, pty = Running(), terminal()

@@ -3,6 +3,7 @@
 Those that can't be installed by pip are Debian's: tio, socat, gpsd.
 """
 
+import contextlib
 import functools
 import json
 import operator
@@ -170,14 +171,7 @@ class Watch:
     """A client of gpsd's, which is told of positions."""
 
     def __init__(self, port: int) -> None:
-        until = time.monotonic() + 10
-        while True:
-            try:
-                self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-                break
-            except ConnectionRefusedError:  # it is only just starting
-                assert time.monotonic() < until
-                time.sleep(0.05)
+        self._socket = connected(port)
         self._file = self._socket.makefile("rwb")
         self._file.write(b'?WATCH={"enable":true,"json":true};\n')
         self._file.flush()
@@ -239,3 +233,60 @@ def test_gpsd_goes_on_telling_where_it_is(device: SimulatedDevice, tmp_path: Pat
             driver.join()
             process.terminate()
             process.wait(10)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def cost_of(device: SimulatedDevice, pid: int, clients: list[socket.socket], size: int) -> float:
+    """Processor time that a server uses while the device says so much, and each client reads it."""
+
+    def read(client: socket.socket) -> None:
+        left = size
+        while left:
+            left -= len(client.recv(65536))
+
+    readers = [threading.Thread(target=read, args=[client]) for client in clients]
+    before = processor_time(pid)
+    for reader in readers:
+        reader.start()
+    device.send(bytes(size), timeout=50)
+    for reader in readers:
+        reader.join()
+    return processor_time(pid) - before
+
+
+def connected(port: int) -> socket.socket:
+    """A connection to a server that may be only just starting."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=50)
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+def test_1_mb_a_second_to_10_clients_costs_at_most_2_socats(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("COVERAGE")]:
+        monkeypatch.delenv(name)  # counting its lines would cost as much again
+    size = 3_000_000
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    with SimulatedDevice(baudrate=10_000_000) as device:
+        line = [tool("socat"), "-u", f"{device.port},raw,echo=0", f"TCP-LISTEN:{free},reuseaddr,bind=127.0.0.1"]
+        with subprocess.Popen(line) as process, connected(free) as client:
+            device.wait_opened()
+            socat = cost_of(device, process.pid, [client], size)
+            process.terminate()
+    with SimulatedDevice(baudrate=10_000_000) as device, contextlib.ExitStack() as stack:
+        gateway = stack.enter_context(Gateway(device, "--listen", "tcp:127.0.0.1:0"))
+        found = re.search(rb"listening +tcp:127.0.0.1:(\d+)", gateway.err.data)
+        assert found is not None
+        clients = [stack.enter_context(connected(int(found[1]))) for _ in range(10)]
+        gateway.err.wait(lambda data: data.count(b"  came  ") == 10)
+        assert cost_of(device, gateway.process.pid, clients, size) <= 2 * socat

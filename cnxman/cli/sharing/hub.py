@@ -34,7 +34,7 @@ BULK = 2048
 GATHER, LONGEST_GATHER = 0.004, 0.04
 """Seconds to gather for at the beginning of a flood, and at most, while no client says anything."""
 
-PAUSE = 0.003
+PAUSE = 0.0035
 """Seconds that the listener rests after each read in a flood: the kernel gathers meanwhile, and has room for 64 KiB.
 It is less than what the library takes for a receiver that is stuck."""
 

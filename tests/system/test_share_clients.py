@@ -273,20 +273,23 @@ def connected(port: int) -> socket.socket:
 def test_1_mb_a_second_to_10_clients_costs_at_most_2_socats(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("COVERAGE")]:
         monkeypatch.delenv(name)  # counting its lines would cost as much again
-    size = 3_000_000
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    with SimulatedDevice(baudrate=10_000_000) as device:
-        line = [tool("socat"), "-u", f"{device.port},raw,echo=0", f"TCP-LISTEN:{free},reuseaddr,bind=127.0.0.1"]
-        with subprocess.Popen(line) as process, connected(free) as client:
-            device.wait_opened()
-            socat = cost_of(device, process.pid, [client], size)
-            process.terminate()
-    with SimulatedDevice(baudrate=10_000_000) as device, contextlib.ExitStack() as stack:
-        gateway = stack.enter_context(Gateway(device, "--listen", "tcp:127.0.0.1:0"))
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(SimulatedDevice(baudrate=10_000_000)) for _ in range(2))
+        line = [tool("socat"), "-u", f"{theirs.port},raw,echo=0", f"TCP-LISTEN:{free},reuseaddr,bind=127.0.0.1"]
+        socat = stack.enter_context(subprocess.Popen(line))
+        stack.callback(socat.terminate)
+        client = stack.enter_context(connected(free))
+        theirs.wait_opened()
+        gateway = stack.enter_context(Gateway(ours, "--listen", "tcp:127.0.0.1:0"))
         found = re.search(rb"listening +tcp:127.0.0.1:(\d+)", gateway.err.data)
         assert found is not None
         clients = [stack.enter_context(connected(int(found[1]))) for _ in range(10)]
         gateway.err.wait(lambda data: data.count(b"  came  ") == 10)
-        assert cost_of(device, gateway.process.pid, clients, size) <= 2 * socat
+        ours_cost = theirs_cost = 0.0
+        for _ in range(6):  # in turns, so that whatever else the machine does meets both
+            theirs_cost += cost_of(theirs, socat.pid, [client], 800_000)
+            ours_cost += cost_of(ours, gateway.process.pid, clients, 800_000)
+    assert ours_cost <= 2 * theirs_cost, f"{ours_cost:.2f} s against socat's {theirs_cost:.2f} s"

@@ -168,8 +168,3 @@ def test_a_change_in_dev_is_looked_into_at_once(plugged, monkeypatch):
 def test_what_can_not_be_called_is_refused():
     with pytest.raises(TypeError, match="callback must be callable, not 'print'"):
         ports.watch("print")
-
-
-def test_names_are_those_of_the_public_module():
-    assert ports.PortWatch is module.PortWatch
-    assert ports.PortEvent.ARRIVED == "arrived"

@@ -16,7 +16,7 @@ from cnxman.cli import share
 from cnxman.cli.events import Events
 from cnxman.cli.lineevents import LineEvents
 from cnxman.cli.sharing import hub as hub_module
-from cnxman.cli.sharing import names, teller
+from cnxman.cli.sharing import names, teller, turns
 from cnxman.cli.sharing import pty as pty_module
 from cnxman.cli.sharing import sockets as sockets_module
 from cnxman.cli.sharing.hub import Hub
@@ -188,6 +188,25 @@ def test_a_client_that_lags_is_given_all_once_it_reads():
             got += slow.recv(65536)
         assert got == data
         wait_until(lambda: not running.hub._lagging, "it lags no more")
+
+
+def test_a_client_waits_until_another_s_line_has_ended(monkeypatch):
+    monkeypatch.setattr(turns, "GAP", 1e6)
+    with Running() as running:
+        one, two = running.come("one"), running.come("two")
+        one.sendall(b"half ")
+        wait_until(lambda: running.hub.outbox.held == 5, "that was read")
+        two.sendall(b"two\n")
+        wait_until(lambda: running.hub._turns.deadline is not None, "the other waits")
+        one.sendall(b"done\n")
+        wait_until(lambda: running.hub.outbox.held == 14, "all was read")
+        running.hub.outbox.line_up()
+        sent = []
+        for _ in range(3):
+            message, opening = running.hub.outbox.take()
+            sent.append(message)
+            running.hub.outbox.taken(message, len(message), opening, 0)
+    assert sent == [b"half ", b"done\n", b"two\n"]
 
 
 def test_the_listener_waits_for_a_hub_that_lags_by_megabytes(monkeypatch):

@@ -32,7 +32,10 @@ class Shared(Command):
     def __init__(self, device: SimulatedDevice, *arguments: object, connected: bool = True, **popen: object) -> None:
         super().__init__("share", device.port, *arguments, **popen)
         if connected:
-            self.wait_event("connected")
+            with contextlib.ExitStack() as undo:
+                undo.push(self.__exit__)  # who isn't made has no end of its own
+                self.wait_event("connected")
+                undo.pop_all()
 
     @property
     def tcp(self) -> tuple[str, int]:

@@ -44,7 +44,10 @@ class Gateway(Command):
         # Who keeps others out lets only root tell whether all that the device sent was read.
         super().__init__("share", device.port, "--no-exclusive", *arguments)
         self.device = device
-        self.wait_event("connected")
+        with contextlib.ExitStack() as undo:
+            undo.push(self.__exit__)  # who isn't made has no end of its own
+            self.wait_event("connected")
+            undo.pop_all()
 
     def pull(self) -> None:
         """Pull the device out when all that it said was read, and put it back."""

@@ -344,7 +344,7 @@ class ConnectionManager:
         try:
             self._inputs.submit("connect", run)
         except NoTransition as refused:
-            refused.args = (f"{self!r} is torn down for good: make a new manager ({refused})",)
+            refused.args = (f"{self!r} is torn down for good: make a new manager",)
             raise
 
     def disconnect(self) -> None:

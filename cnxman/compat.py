@@ -328,14 +328,11 @@ class Serial(pyserial.SerialBase):
     @property
     def out_waiting(self) -> int:
         """How many bytes have yet to go out; 0 while the line is down."""
-        line = self._open_line()
-        return line.use(unsent) if line.connection.is_connected else 0
+        return self._open_line().use_if_up(unsent, 0)
 
     def reset_output_buffer(self) -> None:
         """Discard what has yet to go out."""
-        line = self._open_line()
-        if line.connection.is_connected:
-            line.use(lambda port: port.reset_output_buffer())
+        self._open_line().use_if_up(lambda port: port.reset_output_buffer(), None)
 
     def cancel_write(self) -> None:
         """Have the write that waits in another thread for the line to come up return 0.

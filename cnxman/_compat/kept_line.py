@@ -146,6 +146,19 @@ class KeptLine:
         """
         return self.call(lambda: self.connection.use(what))
 
+    def use_if_up(self, what: Callable[[serial.Serial], _Result], otherwise: _Result) -> _Result:
+        """Do something short with the port, or nothing if it is down, whether or not that was noticed yet.
+
+        Raises:
+            serial.SerialException: what the port raised.
+        """
+        try:
+            return self.connection.use(what)
+        except ConnectionException as error:
+            if self.connection.is_connected and not errors.is_loss(error):
+                raise errors.failed(error) from error
+            return otherwise
+
     def call(self, what: Callable[[], _Result]) -> _Result:
         """Call something of the connection's.
 

@@ -8,7 +8,6 @@ import io
 import os
 import pickle
 import select
-import termios
 import threading
 import types
 import warnings
@@ -427,19 +426,41 @@ def test_senseless_setting_is_a_valueerror_and_changes_nothing(port: Serial, nam
 def test_setting_that_the_port_refuses_is_taken_back(
     port: Serial, device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise termios.error(errno.EINVAL, "Invalid argument")
+    configure = port.connection.configure
 
-    with monkeypatch.context() as patch:
-        patch.setattr(termios, "tcsetattr", refuse)
-        with pytest.raises(serial.SerialException) as raised:
-            port.parity = "E"
+    def refuse(**changes: object) -> None:
+        configure(**changes)  # type: ignore[arg-type]
+        if changes.get("parity") == "E":
+            raise ConnectionException("not with me", OSError(errno.EINVAL, "Invalid argument"))
+
+    monkeypatch.setattr(port.connection, "configure", refuse)
+    with pytest.raises(serial.SerialException) as raised:
+        port.parity = "E"
     assert raised.value.errno == errno.EINVAL
-    assert port.parity == "N"
+    assert port.parity == port.connection.settings["parity"] == "N"
     device.unplug()
     device.plug()
     port.write(b"*IDN?\n")
     assert port.readline() == b"ACME\n"
+
+
+def test_calls_that_discard_are_silent_before_a_loss_is_noticed(port: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ConnectionException("it was just pulled out", OSError(errno.EIO, "Input/output error"))
+
+    monkeypatch.setattr(port.connection, "use", fail)
+    port.reset_output_buffer()
+    port.reset_input_buffer()
+    assert port.out_waiting == port.in_waiting == 0
+
+
+def test_calls_that_discard_raise_what_is_no_loss(port: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ConnectionException("not with me", OSError(errno.ENOTTY, "Inappropriate ioctl for device"))
+
+    monkeypatch.setattr(port.connection, "use", fail)
+    with pytest.raises(serial.SerialException, match="not with me"):
+        port.reset_output_buffer()
 
 
 def test_bad_setting_is_refused_at_opening_though_the_device_is_absent() -> None:

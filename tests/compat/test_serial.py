@@ -672,6 +672,7 @@ def test_manager_and_connection_are_there_before_opening(device: SimulatedDevice
 # -- as a file --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as with pyserial's own, on 3.13
 def test_textiowrapper_reads_and_writes_lines(port: Serial) -> None:
     port.timeout = 1
     text = io.TextIOWrapper(io.BufferedRWPair(port, port), newline="\n")
@@ -680,6 +681,7 @@ def test_textiowrapper_reads_and_writes_lines(port: Serial) -> None:
     assert text.readline() == "ACME\n"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as with pyserial's own, on 3.13
 def test_bufferedreader_reads_lines(port: Serial, device: SimulatedDevice) -> None:
     port.timeout = 0.2
     reader = io.BufferedReader(port)

@@ -380,13 +380,14 @@ def test_other_users_of_a_manager_may_disconnect_it_though_nobody_reads(
     device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_line, "LIMIT", 1000)
-    with ConnectionManager(SerialConnection(device.port)) as manager:
+    with ConnectionManager(SerialConnection(device.port, buffer_size=1000)) as manager:
         port = Serial.over(manager)
-        device.send(bytes(100_000))
+        sending = Caller(lambda: device.send(bytes(100_000)))
         wait_until(lambda: port._line.buffer.is_awaited, "the listener waits")  # type: ignore[union-attr]
         began = time.monotonic()
         manager.disconnect()
         assert time.monotonic() - began < 4
+        sending.done.wait(BOUND)
 
 
 def test_receiver_that_would_wait_for_its_own_line_is_refused(port: Serial, device: SimulatedDevice) -> None:

@@ -573,6 +573,23 @@ def test_receiver_that_opens_what_is_closed_keeps_it_open(port: Serial) -> None:
     assert port.readline() == b"ACME\n"
 
 
+def test_thread_that_opens_while_another_closes_has_the_last_word(
+    port: Serial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disconnect = port.manager.disconnect
+
+    def opened_meanwhile() -> None:
+        monkeypatch.undo()
+        Caller(port.open).join()
+        disconnect()
+
+    monkeypatch.setattr(port.manager, "disconnect", opened_meanwhile)
+    port.close()
+    assert port.is_open
+    port.write(b"*IDN?\n")
+    assert port.readline() == b"ACME\n"
+
+
 def test_receiver_may_close_and_open_the_line(port: Serial, device: SimulatedDevice) -> None:
     done = threading.Event()
 
@@ -809,6 +826,31 @@ def test_over_a_manager_connects_it_and_prepares(meter: SimulatedDevice) -> None
             meter.unplug()
             meter.plug()
         assert meter.received.count(b"START\n") >= 3
+
+
+def test_answer_to_prepare_that_is_delivered_late_is_not_read(meter: SimulatedDevice) -> None:
+    class Hasty(SerialConnection):
+        """Its own receiver, which comes first, has the answer a while before anybody else."""
+
+        def __init__(self, port: str) -> None:
+            super().__init__(port, timeout=BOUND)
+            self._answered = threading.Event()
+            self.subscribe(self._on_data)
+
+        def _on_data(self, data: bytes) -> None:
+            if data == b"OK\n":
+                self._answered.set()
+                threading.Event().wait(0.1)
+
+        def prepare(self) -> bool:
+            self.write(b"START\n")
+            return self._answered.wait(BOUND)
+
+    manager = ConnectionManager(Hasty(meter.port))
+    port = Serial.over(manager)
+    port.write(b"READ\n")
+    assert port.readline() == b"42\n"
+    manager.teardown()
 
 
 def test_over_waits_with_writes_until_prepared(meter: SimulatedDevice) -> None:

@@ -11,6 +11,7 @@ import serial
 from cnxman import ConnectionManager, RetryPolicy, SerialConnection
 from cnxman._compat import kept_line
 from cnxman._compat.kept_line import KeptLine
+from cnxman._compat.receive_buffer import ReceiveBuffer
 from cnxman.compat import Serial
 from cnxman.testing import SimulatedDevice
 from tests.kit.lines import BOUND, Pty, no_leak, pattern
@@ -303,6 +304,28 @@ def test_close_ends_a_read_that_waits(port: Serial, device: SimulatedDevice) -> 
     wait_until(lambda: port.in_waiting == 3, "it has come")
     port.close()
     assert reading.join() == b"abc"
+
+
+def test_read_that_wakes_after_closing_and_opening_takes_nothing(port: Serial, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert port._line is not None
+    buffer = port._line.buffer
+    wait = buffer.change.wait
+
+    def wakes_late(timeout: float | None = None) -> bool:
+        woken = wait(timeout)
+        buffer.is_open = True  # opened again before it comes to look
+        buffer.add(b"of the new line")
+        return woken
+
+    reading = Caller(lambda: port.read(3))
+    wait_until_waiting(reading.thread, ReceiveBuffer.read)
+    port.cancel_read()
+    assert reading.join() == b""
+    monkeypatch.setattr(buffer.change, "wait", wakes_late)
+    reading = Caller(lambda: port.read(3))
+    wait_until_waiting(reading.thread, ReceiveBuffer.read)
+    port.close()
+    assert reading.join() == b""
 
 
 @pytest.mark.parametrize("call", [lambda port: port.read(), lambda port: port.readline()])

@@ -113,7 +113,7 @@ class Serial(pyserial.SerialBase):
         self._applied: Settings = {}  # what the connection was told last
         self._extras: dict[str, object] = {"exclusive": None, "rs485_mode": None}  # likewise
         self._url_must_exist = False
-        self._changing = threading.Lock()  # guards `is_open`, and which line there is
+        self._changing = threading.RLock()  # guards `is_open`, and which line there is; a signal handler may close
         self.retry = retry
         """How long to wait between attempts, and how many to make. A change counts from when the port is changed."""
         self.must_exist = must_exist

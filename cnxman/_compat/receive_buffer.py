@@ -48,8 +48,8 @@ class ReceiveBuffer:
     """
 
     def __init__(self, catch_up: Callable[[], None], check_may_wait: Callable[[], None]) -> None:
-        self.lock = threading.Lock()
-        """Guards what is below, and whatever else waits for `change`."""
+        self.lock = threading.RLock()
+        """Guards what is below, and whatever else waits for `change`. A signal handler may call what takes it again."""
         self.change = threading.Condition(self.lock)
         self.is_open = False
         """Whether somebody may still read: from `start` to `stop`."""
@@ -119,7 +119,7 @@ class ReceiveBuffer:
 
     def leave_to_parent(self) -> None:
         """In a forked child: nobody will ever release a lock that was held."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.change = threading.Condition(self.lock)
         self.is_open = False
 

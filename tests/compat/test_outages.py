@@ -14,7 +14,7 @@ from cnxman._compat.kept_line import KeptLine
 from cnxman._compat.receive_buffer import ReceiveBuffer
 from cnxman.compat import Serial
 from cnxman.testing import SimulatedDevice
-from tests.kit.lines import BOUND, Pty, no_leak, pattern
+from tests.kit.lines import BOUND, Pty, no_leak, pattern, run_script
 from tests.kit.managers import NEVER, Caller, wait_until, wait_until_waiting
 
 Call = Callable[[Serial], object]
@@ -470,6 +470,32 @@ def test_receiver_may_close_the_line_when_it_is_lost(port: Serial, device: Simul
     port.connection.subscribe(lambda error: port.close(), SerialConnection.Signals.CLOSED)
     device.unplug()
     wait_until(lambda: port.manager.state == "disconnected", "it is disconnected")
+
+
+SIGNALLED = """
+import json, signal
+from cnxman.compat import Serial
+
+port = Serial("loop://", timeout=0.001)
+port.write(bytes(range(256)) * 8)
+looks = []
+signal.signal(signal.SIGALRM, lambda *_: looks.append(port.cancel_read()))
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+while len(looks) < 300:
+    port.read(1), port.readline(3)
+signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, lambda *_: port.close())
+port.cancel_read()
+port.read(10**6)
+port.timeout = None
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+port.read(10**6)
+print(json.dumps({"open": port.is_open}))
+"""
+
+
+def test_signal_handler_may_cancel_and_close_a_read() -> None:
+    assert run_script(SIGNALLED) == {"open": False}
 
 
 def test_everything_at_once_ends_and_leaves_nothing(device: SimulatedDevice) -> None:

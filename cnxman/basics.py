@@ -491,6 +491,16 @@ class ConnectionManager:
         return self._error
 
     @property
+    def keeps_worker(self) -> bool:
+        """Whether a thread stands by while it is connected. If not (`cnxman.aio`), an alarm starts one."""
+        return self._inputs.keeps_worker
+
+    @keeps_worker.setter
+    def keeps_worker(self, keeps: bool) -> None:
+        self._inputs.keeps_worker = keeps
+        self._inputs.notify()
+
+    @property
     def statistics(self) -> ManagerStatistics:
         """What it went through since it was made: a snapshot."""
         snapshot = self._statistics.snapshot()

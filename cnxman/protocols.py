@@ -31,6 +31,7 @@ from typing import Any, Generic, Never, Protocol, TypeVar
 
 import serial as pyserial
 
+from cnxman import signals
 from cnxman._threads import on_library_thread
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.serial import LONGEST_DELIVERY, Opening, SerialConnection
@@ -266,7 +267,7 @@ class Attachment(Generic[P]):
             PortError: it is not open in time; or nothing will come of waiting, as when the manager is disconnected.
         """
         with self._change:
-            if not on_library_thread():
+            if not (signals.is_delivering() or on_library_thread()):
                 self._change.wait_for(lambda: self._live() or self._why_not(), timeout)
             if (session := self._live()) is not None:
                 return Transport(self._manager, self._connection, session), session.protocol
@@ -298,7 +299,7 @@ class Attachment(Generic[P]):
             self._change.notify_all()
         if session is not None:
             session.end(None)
-            if not on_library_thread():
+            if not (signals.is_delivering() or on_library_thread()):
                 session.wait_until_over(LONGEST_DELIVERY)
 
     def __enter__(self) -> P:

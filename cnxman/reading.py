@@ -2,14 +2,14 @@
 
 Every reader gets everything, as a receiver does: it takes nothing away from receivers or from other readers.
 
-`ReceiveQueue` is beneath: what came for somebody who takes it on another thread, here or in `cnxman.aio`. It is a
-receiver of the connection's data, on the listener's thread, beside all others. It is bounded, and nothing is ever
+`ReceiveQueue` is beneath: what came for somebody who takes it on another thread, here or in `cnxman.aio`. It is called
+with the connection's data, on the listener's thread, before all receivers. It is bounded, and nothing is ever
 dropped: while the queue is full, the receiver does not return. So reading goes on into the line's own buffer, and
 when that is full as well, flow control stops the sender.
 
 There are three cases in which a full queue returns to the listener all the same, for it would delay something else:
 
-* Somebody closes the connection, or opens it again: that would wait for the listener. `Dispatch.ending` says so.
+* Somebody closes the connection, or opens it again: that would wait for the listener. `Dispatch.is_ending` says so.
 * The reader is gone, because it was closed or is garbage.
 * The line is lost: it must be noticed, and opened again; and there is no sender left to stop. The rest of the line's
   buffer is taken beyond the bound then; but not that of a second outage on top of it.
@@ -22,10 +22,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from cnxman import signals
 from cnxman._validation import check_size, check_timeout
@@ -55,12 +55,17 @@ Until = bytes | int | Framer[bytes]
 """Where an answer ends: after these bytes, after so many bytes, or with the first frame."""
 
 
-class StreamSignals(NamedTuple):
-    """The signals that make a connection's stream of data."""
+class Tap(Protocol):
+    """What takes part in a connection's stream before its receivers do, at less cost. It must not raise."""
 
-    opened: Hashable
-    data: Hashable
-    closed: Hashable
+    def on_opened(self) -> None:
+        """The port was opened."""
+
+    def on_data(self, data: bytes) -> None:
+        """There is data, never empty."""
+
+    def on_closed(self, error: ConnectionException | None) -> None:
+        """The port was closed: `error` is why, or None if somebody asked for it."""
 
 
 class Readable(Protocol):
@@ -76,8 +81,8 @@ class Readable(Protocol):
     def is_connected(self) -> bool:
         """Whether the port is open."""
 
-    def subscribe(self, receiver: signals.Receiver, signal: Hashable = ..., /) -> Callable[[], None]:
-        """Have a receiver called for a signal."""
+    def add_tap(self, tap: Tap) -> Callable[[], None]:
+        """Have a tap called; returns what ends that."""
 
     def write(self, data: bytes, /) -> int:
         """Send a message."""
@@ -94,18 +99,16 @@ class ReceiveQueue:
 
     Args:
         connection: where they come from.
-        stream: the connection's signals.
         limit: how many bytes wait here, at most (and one delivery of up to 64 KB more).
         across_reconnects: go on when the connection is closed and opened again; otherwise its closing is the end.
     """
 
-    def __init__(
-        self, connection: Readable, stream: StreamSignals, limit: int, *, across_reconnects: bool = False
-    ) -> None:
+    def __init__(self, connection: Readable, limit: int, *, across_reconnects: bool = False) -> None:
         self.connection = connection
         self.limit = limit
-        self.change = threading.Condition()
-        """Guards what is below; notified of every change."""
+        self.lock = threading.RLock()
+        """Guards what is below."""
+        self._change: threading.Condition | None = None
         self.data = bytearray()
         self.ended = False
         """Whether nothing more will come."""
@@ -115,14 +118,19 @@ class ReceiveQueue:
         """Set it, from any thread and without the lock, when nobody will take anything any more."""
         self._across_reconnects = across_reconnects
         self._taken = 0
-        self._beginnings: deque[int] = deque()  # where an opening begins, counted in bytes since the inbox was made
-        self._holding = False
+        self._beginnings: list[int] = []  # where an opening begins, counted in bytes since the inbox was made
+        self._holding = False  # up a delivery
+        self._ask_again: Callable[[], None] | None = None  # ends a pause, where deliveries aren't held up but pause
         self._warned = False
-        self._undo = [  # never the data without its end
-            connection.subscribe(self._on_closed, stream.closed),
-            connection.subscribe(self._on_opened, stream.opened),
-            connection.subscribe(self._on_data, stream.data),
-        ]
+        self._undo = [connection.add_tap(self)]
+
+    @property
+    def change(self) -> threading.Condition:
+        """Notified of every change. Made when it is needed: nobody waits for it where a loop reads."""
+        with self.lock:
+            if self._change is None:
+                self._change = threading.Condition(self.lock)
+            return self._change
 
     # -- for whoever takes; with the lock held --------------------------------------------------------------------
 
@@ -135,34 +143,39 @@ class ReceiveQueue:
         """Up to `most` bytes, all of one opening of the port."""
         if self._beginnings:
             most = min(most, self._beginnings[0] - self._taken)
-        data = bytes(self.data[:most])
-        del self.data[:most]
+        if most >= len(self.data):
+            data = bytes(self.data)
+            self.data.clear()
+        else:
+            data = bytes(self.data[:most])
+            del self.data[:most]
         self._taken += len(data)
         if self._holding:
-            self.change.notify_all()
+            self._tell_room()
         return data
 
     def is_first_of_opening(self) -> bool:
         """Whether what is taken next is the first of an opening of the port. True once for each."""
         if not self.data or not self._beginnings or self._beginnings[0] > self._taken:
             return False
-        self._beginnings.popleft()
+        self._beginnings.pop(0)
         return True
 
     # -- its end; without the lock ------------------------------------------------------------------------
 
     def finish(self, error: ConnectionException | None) -> None:
         """Nothing more will come. What is here can still be taken."""
-        with self.change:
+        with self.lock:
             if not self.ended:
                 self.ended, self.error = True, error
                 self.notify()
+                self._tell_room()
         self._leave()
 
     def close(self) -> None:
         """Nobody will take anything any more."""
         self.is_abandoned = True
-        with self.change:
+        with self.lock:
             self.data.clear()
         self.finish(None)
 
@@ -180,39 +193,58 @@ class ReceiveQueue:
         """Whether somebody may still take something."""
         return not (self.is_abandoned or self.ended)
 
-    def _on_opened(self) -> None:
-        with self.change:
+    def on_opened(self) -> None:
+        """See `Tap`."""
+        with self.lock:
             beginning = self._taken + len(self.data)
             if self._across_reconnects and (not self._beginnings or self._beginnings[-1] != beginning):
                 self._beginnings.append(beginning)
 
-    def _on_data(self, data: bytes) -> None:
-        with self.change:
+    def on_data(self, data: bytes) -> None:
+        """See `Tap`."""
+        with self.lock:
             wanted = self.is_wanted()
             if wanted:
                 self.data += data
                 self.notify()
-                full = self._must_wait()
+                full = len(self.data) >= self.limit and self._must_wait()
         if not wanted:
             self.close()
         elif full:
             self.wait_for_room()
 
-    def _on_closed(self, error: ConnectionException | None) -> None:
+    def on_closed(self, error: ConnectionException | None) -> None:
+        """See `Tap`."""
         if not self._across_reconnects:
             self.finish(error)
 
     def wait_for_room(self) -> None:
-        """Wait until there is room."""
+        """Wait until there is room; or where the thread isn't the library's, have deliveries pause until there is."""
         if not self._warned:
             self._warned = True
             port, size = self.connection.port, len(self.data)
             _logger.warning("%s: %d bytes wait for a reader: deliveries wait for it", port, size)
-        with self.change:
+        dispatch = signals.current_dispatch()
+        with self.lock:
             self._holding = True
+            if dispatch is not None and dispatch.pause is not None:
+                self._ask_again = dispatch.pause(self._is_holding)
+                return
             while self._must_wait():
                 self.change.wait(FULL_INTERVAL)
             self._holding = False
+
+    def _is_holding(self) -> bool:
+        with self.lock:
+            self._holding = self._must_wait()
+            return self._holding
+
+    def _tell_room(self) -> None:
+        if self._change is not None:
+            self._change.notify_all()
+        if self._ask_again is not None and not self._must_wait():
+            ask_again, self._ask_again = self._ask_again, None
+            ask_again()
 
     def _must_wait(self) -> bool:
         rest = 0 if self.connection.is_connected else self.connection.buffer_size + 2 * MOST_AT_ONCE
@@ -242,16 +274,15 @@ class SerialReader:
 
     Args:
         connection: what to read from.
-        stream: the connection's signals.
         buffer_size: how many bytes wait to be read, at most; None for as many as the connection's own.
     """
 
-    def __init__(self, connection: Readable, stream: StreamSignals, *, buffer_size: int | None = None) -> None:
+    def __init__(self, connection: Readable, *, buffer_size: int | None = None) -> None:
         limit = connection.buffer_size if buffer_size is None else buffer_size
         check_size("buffer_size", limit)
         self._connection = connection
         self._closed = False
-        self._queue = ReceiveQueue(connection, stream, limit)
+        self._queue = ReceiveQueue(connection, limit)
 
     def __enter__(self) -> Self:
         return self
@@ -450,14 +481,11 @@ class ContinuousFrames(Iterator[_Frame]):
 
     Args:
         connection: where the data come from.
-        stream: the connection's signals.
         framer: what cuts them. It is reset at each opening of the port.
         timeout: how long to wait for each frame, in seconds.
     """
 
-    def __init__(
-        self, connection: Readable, stream: StreamSignals, framer: Framer[_Frame], timeout: float | None
-    ) -> None:
+    def __init__(self, connection: Readable, framer: Framer[_Frame], timeout: float | None) -> None:
         check_framer(framer)
         check_timeout(timeout)
         framer.reset()
@@ -465,7 +493,7 @@ class ContinuousFrames(Iterator[_Frame]):
         self._framer = framer
         self._timeout = timeout
         self._ready: deque[_Frame] = deque()
-        self._queue = ReceiveQueue(connection, stream, connection.buffer_size, across_reconnects=True)
+        self._queue = ReceiveQueue(connection, connection.buffer_size, across_reconnects=True)
 
     def __next__(self) -> _Frame:
         """Wait for the next frame.
@@ -524,7 +552,7 @@ class ContinuousFrames(Iterator[_Frame]):
 def _is_ending() -> bool:
     """Whether somebody waits for this thread, which delivers, to end."""
     dispatch = signals.current_dispatch()
-    return dispatch is not None and dispatch.ending.is_set()
+    return dispatch is not None and dispatch.is_ending
 
 
 def _preview(data: bytes | bytearray) -> str:

@@ -36,7 +36,7 @@ from cnxman._validation import check_size, check_timeout
 from cnxman.basics import Connection, ConnectionException, ManagerStatistics, find_errno
 from cnxman.framing import Framer, check_framer
 from cnxman.logging import RepeatFilter, loggable_class
-from cnxman.reading import ContinuousFrames, SerialReader, StreamSignals
+from cnxman.reading import ContinuousFrames, SerialReader, Tap
 
 if TYPE_CHECKING:  # what stands in for pyserial may lack it
     from serial.rs485 import RS485Settings
@@ -53,8 +53,12 @@ LONGEST_DELIVERY = 5.0
 """How long, in seconds, closing waits for a receiver that is running."""
 
 
-class _Sink(Protocol):
+class Sink(Protocol):
     """What a listener hands its port's events to besides its own signals, on its own thread: an `Opening`."""
+
+    @property
+    def may_send(self) -> bool:
+        """Whether `on_opened` would return without waiting for the opening before."""
 
     def on_opened(self) -> None:
         """The port is open."""
@@ -67,6 +71,66 @@ class _Sink(Protocol):
 
     def on_finished(self) -> None:
         """Nothing more is delivered."""
+
+
+class Listener(Protocol):
+    """What reads the port of an `Opening`, and hands what happens to it. Where it reads is its own business.
+
+    `_ThreadListener` reads on a thread of its own; `SerialConnection.listener_factory` may make another kind.
+    """
+
+    @property
+    def dispatch(self) -> signals.Dispatch:
+        """The calling of receivers."""
+
+    @property
+    def line(self) -> Line | None:
+        """The open port; None before there is one."""
+
+    @property
+    def error(self) -> ConnectionException | None:
+        """Why the port was lost, or could not be listened to."""
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the port is open and listened to. Answers at once."""
+
+    @property
+    def is_calling_here(self) -> bool:
+        """Whether the current thread is within a call of the sink's."""
+
+    @property
+    def delivers_here(self) -> bool:
+        """Whether the current thread is the one that calls the sink."""
+
+    def start(self) -> None:
+        """Begin to listen; returns once it does, or has failed to.
+
+        Raises:
+            RuntimeError: the system gives no thread, or whatever else it listens by.
+        """
+
+    def proceed(self) -> None:
+        """Ask the sink's `may_send` again. From any thread."""
+
+    def terminate(self) -> None:
+        """Have it end. From any thread; returns at once, and then nothing more is delivered."""
+
+    def close_now(self) -> None:
+        """Close the port, after `terminate()`, from within a call of the sink's."""
+
+    def wait_for_end(self, timeout: float) -> bool:
+        """Wait for the end, for `timeout` seconds at most; whether it has come. Not within a call of the sink's."""
+
+    def abandon(self) -> None:
+        """Close the port in spite of a receiver that does not return, after `terminate()`."""
+
+    def is_drained(self) -> bool:
+        """Whether all that has come by now was delivered. From any thread; raises what the port does if it is lost."""
+
+
+ListenerFactory = Callable[[pyserial.Serial, Sink, float | None], Listener | None]
+"""Makes a listener for an open port, its sink, and the connection's `idle_timeout`; None for a thread's."""
 
 
 class SerialListener(threading.Thread):
@@ -107,7 +171,7 @@ class SerialListener(threading.Thread):
         self._terminated = False
         self._source: Source | None = None
         self._dispatch = signals.Dispatch()
-        self._sink: _Sink | None = None
+        self._sink: Sink | None = None
         self._data = signals.Emitter(self, SerialListener.Signals.DATA_RECEIVED, self._dispatch)
         self._error: ConnectionException | None = None  # why the port was lost, or could not be opened
         self._ready = threading.Event()
@@ -128,7 +192,7 @@ class SerialListener(threading.Thread):
     def is_listening(self) -> bool:
         """Whether the port is open and listened to. Answers at once."""
         line = self._line
-        return line is not None and line.is_open and not self._dispatch.ending.is_set()
+        return line is not None and line.is_open and not self._dispatch.is_ending
 
     @property
     def error(self) -> ConnectionException | None:
@@ -150,7 +214,7 @@ class SerialListener(threading.Thread):
         with self._lock:
             self._terminated = True
             line = self._line
-        self._dispatch.ending.set()
+        self._dispatch.is_ending = True
         if line is not None:
             line.stop()
 
@@ -164,7 +228,7 @@ class SerialListener(threading.Thread):
             if not self._terminated:
                 self._read(self._begin())
         except Exception as raised:
-            error = _failure(errors.loss_message, str(self._serial.port), raised)
+            error = port_error(errors.loss_message, str(self._serial.port), raised)
         finally:
             self._end(None if self._terminated else error)
             self._finished.set()
@@ -179,7 +243,7 @@ class SerialListener(threading.Thread):
                 open_port(port)
             line, source = make_line(port, self._idle_timeout, self._buffer_size)
         except Exception as error:
-            raise _failure(errors.open_message, str(port.port), error) from error
+            raise port_error(errors.open_message, str(port.port), error) from error
         with self._lock:
             self._line, self._source = line, source
         self._ready.set()
@@ -199,7 +263,7 @@ class SerialListener(threading.Thread):
 
     def _end(self, error: ConnectionException | None) -> None:
         self._error = error
-        self._dispatch.ending.set()
+        self._dispatch.is_ending = True
         if self._source is not None:
             self._source.end()
         else:
@@ -211,6 +275,74 @@ class SerialListener(threading.Thread):
             if not self._dispatch.cancelled:
                 self._sink.on_closed(error)
             self._sink.on_finished()
+
+
+class _ThreadListener:
+    """A `Listener` that reads on a thread of its own, which is a `SerialListener`.
+
+    Args:
+        port: the port, which is open.
+        sink: told what happens.
+        connection: whose settings hold.
+    """
+
+    def __init__(self, port: pyserial.Serial, sink: Sink, connection: "SerialConnection") -> None:
+        self._thread = SerialListener(port, buffer_size=connection.buffer_size, idle_timeout=connection.idle_timeout)
+        self._thread._sink = sink
+        self.dispatch = self._thread._dispatch
+
+    @property
+    def line(self) -> Line | None:
+        return self._thread._line
+
+    @property
+    def source(self) -> Source | None:
+        """Where the thread takes the data from; None before the port is listened to."""
+        return self._thread._source
+
+    @property
+    def error(self) -> ConnectionException | None:
+        return self._thread._error
+
+    @property
+    def is_listening(self) -> bool:
+        return self._thread.is_listening
+
+    @property
+    def is_calling_here(self) -> bool:
+        return self.delivers_here
+
+    @property
+    def delivers_here(self) -> bool:
+        return self._thread is threading.current_thread()
+
+    def start(self) -> None:
+        self._thread.start()
+        self._thread._ready.wait()
+
+    def proceed(self) -> None:
+        """`Sink.on_opened` waits, so there is nothing to do."""
+
+    def terminate(self) -> None:
+        self._thread.terminate()
+
+    def close_now(self) -> None:
+        if self.source is not None:
+            self.source.end()
+
+    def wait_for_end(self, timeout: float) -> bool:
+        if self._thread.ident is None:  # one that could not be started never began
+            close_unused(self._thread.serial)
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def abandon(self) -> None:
+        if self.source is not None and self.source.is_delivering:
+            self.source.end()
+
+    def is_drained(self) -> bool:
+        return self.source is None or self.source.is_drained()
 
 
 @dataclass
@@ -335,6 +467,10 @@ class SerialConnection(Connection):
         self._modem_lines = {"dtr": dtr, "rts": rts}
         self._rs485_mode = rs485_mode
         self._low_latency = low_latency
+        self.listener_factory: ListenerFactory | None = None
+        """What reads each further opening of the port, instead of a thread. Set by `cnxman.aio`."""
+        self.taps: tuple[Tap, ...] = ()
+        """See `add_tap`."""
         self._query_lock = threading.Lock()  # held from a question to its answer
         self._counters_lock = threading.Lock()
         self._counters = SerialStatistics()
@@ -367,7 +503,7 @@ class SerialConnection(Connection):
         try:
             port = self._open_port()
         except Exception as error:
-            return self._fail(_failure(errors.open_message, self._port, error))
+            return self._fail(port_error(errors.open_message, self._port, error))
         opening = Opening(self, port, generation, predecessor)
         try:
             failure = self._establish(opening)
@@ -424,7 +560,7 @@ class SerialConnection(Connection):
     def is_connected(self) -> bool:
         """Whether the port is open. Answers at once."""
         opening = self._opening
-        return opening is not None and opening.listener.is_listening and not self._is_inherited
+        return opening is not None and opening.is_open and not self._is_inherited
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Send a message. From any thread: messages are never mixed.
@@ -448,14 +584,22 @@ class SerialConnection(Connection):
         try:
             written = line.write(message, self._settings["write_timeout"])
         except IncompleteWriteError as failed:
-            written, cause = failed.written, failed.cause
-            failure = _failure(errors.write_message, self._port, cause, written, len(message))
-            failure.written = written
-            raise failure from cause
+            written = failed.written
+            raise self.write_error(failed, len(message)) from failed.cause
         finally:
-            with self._counters_lock:
-                self._counters.bytes_out += written
+            self.count_written(written)
         return written
+
+    def write_error(self, failed: IncompleteWriteError, size: int) -> ConnectionException:
+        """What is raised for a message of `size` bytes that did not go out."""
+        failure = port_error(errors.write_message, self._port, failed.cause, failed.written, size)
+        failure.written = failed.written
+        return failure
+
+    def count_written(self, written: int) -> None:
+        """Count bytes that went out. From any thread."""
+        with self._counters_lock:
+            self._counters.bytes_out += written
 
     def reader(self, *, buffer_size: int | None = None) -> SerialReader:
         """Read what comes from now on, by calls that wait: `with connection.reader() as reader: ...`.
@@ -468,7 +612,7 @@ class SerialConnection(Connection):
         Returns:
             The reader. Close it when it isn't read any more: one that is full delays all receivers.
         """
-        return SerialReader(self, _STREAM, buffer_size=buffer_size)
+        return SerialReader(self, buffer_size=buffer_size)
 
     def frames(self, framer: Framer[_Frame], timeout: float | None = None) -> ContinuousFrames[_Frame]:
         """The frames that come from now on, in spite of outages: `for line in connection.frames(Lines()): ...`.
@@ -486,7 +630,7 @@ class SerialConnection(Connection):
         Raises:
             TypeError, ValueError: for what is no framer or no time-out.
         """
-        return ContinuousFrames(self, _STREAM, framer, timeout)
+        return ContinuousFrames(self, framer, timeout)
 
     @overload
     def query(self, question: bytes, until: bytes | int = ..., *, timeout: float | None = ...) -> bytes: ...
@@ -580,6 +724,20 @@ class SerialConnection(Connection):
         """Have `receiver` called for one of this connection's signals; see `Connection.subscribe`."""
         return super().subscribe(receiver, signal)
 
+    def add_tap(self, tap: Tap) -> Callable[[], None]:
+        """Have a tap called on the listener's thread, before receivers are: what a receiver costs is too much for some.
+
+        Returns:
+            A function that ends it.
+        """
+        with self._lock:
+            self.taps = (*self.taps, tap)
+        return lambda: self._remove_tap(tap)
+
+    def _remove_tap(self, tap: Tap) -> None:
+        with self._lock:
+            self.taps = tuple(other for other in self.taps if other is not tap)
+
     def is_drained(self) -> bool:
         """Whether all data that has come by now was delivered to receivers. Answers at once, from any thread.
 
@@ -587,11 +745,10 @@ class SerialConnection(Connection):
             ConnectionException: the line is lost.
         """
         opening = self._opening
-        source = opening.listener._source if opening is not None and opening.listener.is_listening else None
         try:
-            return source is None or source.is_drained()
+            return opening is None or not opening.is_open or opening.listener.is_drained()
         except Exception as error:
-            raise _failure(errors.loss_message, self._port, error) from error
+            raise port_error(errors.loss_message, self._port, error) from error
 
     @property
     def current_opening(self) -> "Opening | None":
@@ -617,7 +774,8 @@ class SerialConnection(Connection):
         """
         if self._is_inherited:
             raise self._inherited_error()
-        if self._opening_here() is not None:
+        opening = self._opening
+        if self._opening_here() is not None or (opening is not None and opening.listener.delivers_here):
             raise RuntimeError(
                 f"a receiver on the listener thread of {self._port} can't wait for its data, which come on that"
                 " very thread: read, or ask, on another one"
@@ -677,7 +835,7 @@ class SerialConnection(Connection):
         try:
             return line.use(what)
         except Exception as error:
-            raise _failure(errors.control_message, self._port, error) from error
+            raise port_error(errors.control_message, self._port, error) from error
 
     @property
     def dtr(self) -> bool | None:
@@ -781,13 +939,12 @@ class SerialConnection(Connection):
         try:
             listener.start()
         except RuntimeError as no_thread:
-            return _failure(errors.open_message, self._port, no_thread)
-        listener._ready.wait()
+            return port_error(errors.open_message, self._port, no_thread)
         error = self._prepare() if listener.is_listening else None
         with self._lock:
             if opening.generation != self._generation:
                 return error or _superseded_error(self._port)
-            error = listener._error or error
+            error = listener.error or error
             if error is None:
                 opening.is_established = True
                 self.last_error = None
@@ -819,11 +976,11 @@ class SerialConnection(Connection):
         if opening is None:
             return None
         opening.terminate()
-        if opening.listener is threading.current_thread():
-            opening.close_now()
+        if opening.listener.is_calling_here:
+            opening.listener.close_now()
             return opening
         unfinished = self._close(opening.predecessor)
-        if not opening.wait_for_end(LONGEST_DELIVERY):
+        if not opening.listener.wait_for_end(LONGEST_DELIVERY):
             receiver = opening.abandon()
             name = signals.name_of(receiver) if receiver else "a receiver"
             self._log(logging.WARNING, "%s: closed without waiting any longer for %s", self._port, name)
@@ -842,7 +999,10 @@ class SerialConnection(Connection):
                     self._counters.count_loss(lost)
         if lost is not None and opening.is_established:
             self._log(self._failure_log.level(lost.message), "%s", lost)
+        opening.has_closed = True
         if opening.has_sent_opened:
+            for tap in self.taps:
+                tap.on_closed(lost)
             signals.Emitter(self, SerialConnection.Signals.CLOSED, opening.dispatch).send(error=lost)
         if lost is not None and opening.is_established and opening.generation == self._generation:
             self.raise_alarm(lost)
@@ -855,7 +1015,7 @@ class SerialConnection(Connection):
         opening = self._opening
         if self._is_inherited:
             raise self._inherited_error()
-        line = opening.listener._line if opening is not None and opening.listener.is_listening else None
+        line = opening.listener.line if opening is not None and opening.is_open else None
         if line is None:
             cause = self.last_error or ConnectionError("not connected")
             why = f": {cause}" if self.last_error is not None else ""
@@ -892,26 +1052,26 @@ class Opening:
     ) -> None:
         self.connection = connection
         self.generation = generation
-        self.listener = SerialListener(port, buffer_size=connection.buffer_size, idle_timeout=connection.idle_timeout)
-        self.listener._sink = self
-        self.dispatch = self.listener._dispatch
+        self.port = port
+        """The port object of pyserial."""
+        factory = connection.listener_factory
+        own = factory(port, self, connection.idle_timeout) if factory is not None else None
+        self.listener: Listener = own or _ThreadListener(port, self, connection)
+        self.dispatch = self.listener.dispatch
         self.predecessor = predecessor
         self.has_sent_opened = False
+        self.has_closed = False
+        """Whether CLOSED is being sent, or was: who subscribes from now on misses it."""
         self.is_established = False
         """Whether `try_connect` has returned True: from then on a loss raises the alarm."""
         self._data = signals.Emitter(connection, SerialConnection.Signals.DATA_RECEIVED, self.dispatch)
-        self._finished = threading.Event()
-        self._may_send = threading.Event()
+        self._is_finished = False
+        self._may_send = None if predecessor is None else threading.Event()  # None: from the beginning
         self._successor: Opening | None = None
-        if predecessor is not None:
+        if predecessor is not None and self._may_send is not None:
             predecessor._successor = self
-        if predecessor is None or predecessor._finished.is_set():
-            self._may_send.set()
-
-    @property
-    def port(self) -> pyserial.Serial:
-        """The port object of pyserial."""
-        return self.listener.serial
+            if predecessor._is_finished:
+                self._may_send.set()
 
     @property
     def is_open(self) -> bool:
@@ -928,24 +1088,7 @@ class Opening:
     def terminate(self) -> None:
         """Have it end. From any thread; returns at once."""
         self.listener.terminate()
-        self._may_send.set()
-
-    def close_now(self) -> None:
-        """Close the port, after `terminate()`, from within a receiver on the listener's own thread."""
-        if self.listener._source is not None:
-            self.listener._source.end()
-
-    def wait_for_end(self, timeout: float) -> bool:
-        """Wait until the listener has ended, for `timeout` seconds at most. Not on the listener's thread.
-
-        Returns:
-            Whether it has ended. One that could not be started never began.
-        """
-        if self.listener.ident is None:
-            close_unused(self.listener.serial)
-            return True
-        self.listener.join(timeout)
-        return not self.listener.is_alive()
+        self._let_send()
 
     def abandon(self) -> signals.Receiver | None:
         """Close the port in spite of a receiver that does not return, after `terminate()`.
@@ -953,46 +1096,55 @@ class Opening:
         Returns:
             That receiver.
         """
-        dispatch, source = self.dispatch, self.listener._source
-        receiver = dispatch.receiver
-        dispatch.cancel()
-        if source is not None and source.is_delivering:
-            source.end()
+        receiver = self.dispatch.receiver
+        self.dispatch.cancel()
+        self.listener.abandon()
         self.on_finished()
         return receiver
 
+    def _let_send(self) -> None:
+        if self._may_send is not None:
+            self._may_send.set()
+        self.listener.proceed()
+
     # -- the listener's sink, on its thread ---------------------------------------------------------------
 
+    @property
+    def may_send(self) -> bool:
+        """See `Sink`."""
+        return self._may_send is None or self._may_send.is_set()
+
     def on_opened(self) -> None:
-        """See `_Sink`."""
-        self._may_send.wait()
-        if self.predecessor is not None and not self.predecessor._finished.is_set():
+        """See `Sink`."""
+        if self._may_send is not None:
+            self._may_send.wait()
+        if self.predecessor is not None and not self.predecessor._is_finished:
             return  # closed again before its predecessor was
         self.predecessor = None
         self.has_sent_opened = True
+        for tap in self.connection.taps:
+            tap.on_opened()
         signals.Emitter(self.connection, SerialConnection.Signals.OPENED, self.dispatch).send()
 
     def on_data(self, data: bytes) -> None:
-        """See `_Sink`."""
+        """See `Sink`."""
         counters = self.connection._counters
         counters.bytes_in += len(data)
         counters.chunks += 1
+        for tap in self.connection.taps:
+            tap.on_data(data)
         self._data.send(data=data)
 
     def on_closed(self, error: ConnectionException | None) -> None:
-        """See `_Sink`."""
+        """See `Sink`."""
         self.connection._on_closed(self, error)
 
     def on_finished(self) -> None:
-        """See `_Sink`."""
-        self._finished.set()
+        """See `Sink`."""
+        self._is_finished = True
         if self._successor is not None:
-            self._successor._may_send.set()
+            self._successor._let_send()
 
-
-_STREAM = StreamSignals(
-    SerialConnection.Signals.OPENED, SerialConnection.Signals.DATA_RECEIVED, SerialConnection.Signals.CLOSED
-)
 
 signals.declare(SerialListener.Signals.DATA_RECEIVED, "data")
 signals.declare(SerialListener.Signals.READ_ERROR, "error")
@@ -1002,7 +1154,7 @@ signals.declare(SerialConnection.Signals.CLOSED, "error")
 signals.declare(SerialConnection.Signals.FRAME_RECEIVED, "frame", "framer")
 
 
-def _failure(message: Callable[..., str], port: str, error: Exception, *details: int) -> ConnectionException:
+def port_error(message: Callable[..., str], port: str, error: Exception, *details: int) -> ConnectionException:
     """What is raised, or sent, for an error of a port: with one of the messages of `cnxman._line.errors`."""
     if isinstance(error, ConnectionException):
         return error

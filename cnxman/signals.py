@@ -49,6 +49,10 @@ def declare(signal: Enum, *arguments: str) -> None:
 # -- sending ----------------------------------------------------------------------------------------------
 
 
+Pause = Callable[[Callable[[], bool]], Callable[[], None]]
+"""Delivers nothing more while what it is given returns True; returns what has that asked again, from any thread."""
+
+
 class Dispatch:
     """The calling of receivers on behalf of one opening of a line: who is called now, and whether to go on.
 
@@ -60,16 +64,24 @@ class Dispatch:
         """Whether no further receiver is to be called."""
         self.receiver: Receiver | None = None
         """The receiver that runs now, or None."""
-        self.ending = threading.Event()
-        """Set when the line is being closed or is lost, so that a receiver that waits should return."""
+        self.is_ending = False
+        """True when the line is being closed or is lost, so that a receiver that waits should return."""
+        self.pause: Pause | None = None
+        """What a receiver calls where it must not wait for room, as its thread is not its own."""
 
     def cancel(self) -> None:
         """Have no further receiver called."""
         self.cancelled = True
 
-    def make_current(self) -> None:
-        """Note that the current thread calls receivers for this dispatch from now on."""
-        _here.dispatch = self
+    def make_current(self) -> "Dispatch | None":
+        """Note that the current thread calls receivers for this dispatch from now on; return what did so before."""
+        previous, _here.dispatch = _here.dispatch, self
+        return previous
+
+
+def restore(previous: Dispatch | None) -> None:
+    """Undo what `make_current` did, given what it returned."""
+    _here.dispatch = previous
 
 
 class _Here(threading.local):
@@ -82,6 +94,11 @@ _here = _Here()
 def current_dispatch() -> Dispatch | None:
     """The dispatch for which the current thread calls receivers; None on any other thread."""
     return _here.dispatch
+
+
+def is_delivering() -> bool:
+    """Whether the current thread calls receivers for a line, so that others may wait for it: it must wait for none."""
+    return _here.dispatch is not None
 
 
 def send(sender: object, signal: Hashable, **named: object) -> None:
@@ -119,10 +136,10 @@ class Emitter:
     def send(self, **named: object) -> None:
         """Call every receiver, from a snapshot. See `send`."""
         found = _registered(self._sender, self._signal)
-        if len(found) != len(self._found) or not all(map(is_, found, self._found)):
-            self._found, self._targets = found, _unique_targets(found)
         if not found:
             return
+        if len(found) != len(self._found) or not all(map(is_, found, self._found)):
+            self._found, self._targets = found, _unique_targets(found)
         named["sender"], named["signal"] = self._sender, self._signal
         dispatch = self._dispatch
         interrupt = None

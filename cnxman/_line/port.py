@@ -113,6 +113,14 @@ class WriteLock:
         self._lock = threading.Lock()
         self._last_progress = 0.0
 
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it."""
+        return self._lock.acquire(blocking=False)
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
     def progress(self) -> None:
         """The line took something."""
         self._last_progress = time.monotonic()

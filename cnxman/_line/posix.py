@@ -78,7 +78,7 @@ class PosixLine:
         self._fd: int = port.fileno()
         self._is_socket = is_socket(port)
         self._empty_reads = 0
-        self._change = threading.Condition(self.lock)
+        self._changed: threading.Condition | None = None
         self._writers = 0
         self._write_lock = WriteLock()
         self._wakeup = WakeUp()
@@ -88,6 +88,13 @@ class PosixLine:
     def is_open(self) -> bool:
         """See `Line.is_open`."""
         return not (self.closed or self.stopped)
+
+    @property
+    def _change(self) -> threading.Condition:
+        """Notified of writers that leave, and of a stop. Made when it is needed, as most lines never do; lock held."""
+        if self._changed is None:
+            self._changed = threading.Condition(self.lock)
+        return self._changed
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -128,7 +135,7 @@ class PosixLine:
         if not self.is_open:
             return 0
         if not found:
-            raise SilenceError(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
+            raise silence_error(self._idle)
         if found.get(self._fd, 0) & select.POLLNVAL:  # closed, so the number may be another file's in a moment
             raise _closed_elsewhere_error()
         for number in found.keys() - {self._fd}:  # somebody has called the port's close, or its cancel_read
@@ -196,14 +203,27 @@ class PosixLine:
             with self._write_lock.held(timeout):
                 began = time.monotonic()
                 while sent < len(data):
-                    sent += self._write_some(data, sent)
+                    sent += self.write_some(data, sent)
                     if sent < len(data):
                         self._wait_for_room(timeout, began)
         except OSError as error:
             raise IncompleteWriteError(sent, error) from error
         return sent
 
-    def _write_some(self, data: bytes, start: int) -> int:
+    def try_begin_write(self) -> bool:
+        """Begin a message whose writing never waits, unless somebody else is writing. `end_write` ends it."""
+        return self._write_lock.try_acquire()
+
+    def end_write(self) -> None:
+        """Let others write."""
+        self._write_lock.release()
+
+    def write_some(self, data: bytes, start: int) -> int:
+        """Write what the line takes now of `data[start:]`, between `try_begin_write` and `end_write`.
+
+        Raises:
+            OSError: the line is lost, or closed.
+        """
         with self.lock:
             if self.closed or self.stopped:
                 raise closed_error()
@@ -285,6 +305,11 @@ class PosixLine:
             close_port(self.port)
         finally:
             self._wakeup.close()
+
+
+def silence_error(idle_timeout: float | None) -> SilenceError:
+    """What a line is lost with on which nothing comes."""
+    return SilenceError(errno.ETIMEDOUT, f"nothing came from it for {idle_timeout} s")
 
 
 def _closed_elsewhere_error() -> OSError:

@@ -27,7 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from cnxman import _fork
+from cnxman import _fork, signals
 from cnxman._manager import clock as clocks
 from cnxman._manager.recovery import Wait
 from cnxman._threads import library_thread, on_library_thread
@@ -48,7 +48,7 @@ _inside = _Inside()
 
 def may_be_awaited() -> bool:
     """Whether an input that runs on another thread may be waiting for this one."""
-    return on_library_thread() or _inside.depth > 0
+    return signals.is_delivering() or on_library_thread() or _inside.depth > 0
 
 
 class Input:
@@ -64,6 +64,10 @@ class Input:
         self.name = name
         self.run = run
         self.owner = owner
+
+
+_wanted: "set[InputQueue]" = set()
+"""Those with something to keep up: so they, and what they retain, stay alive while no thread of theirs runs."""
 
 
 class InputQueue:
@@ -82,6 +86,8 @@ class InputQueue:
         self._runner: threading.Thread | None = None
         self._retained: object = None  # kept alive while something is to be kept up
         self._is_wanted = False
+        self.keeps_worker = True
+        """Whether the worker stands by while there is something to keep up; otherwise it ends when all is done."""
         self._worker: threading.Thread | None = None
         self._ending: list[threading.Thread] = []  # workers that have run their last input
         self._wait: Wait | None = None
@@ -163,7 +169,7 @@ class InputQueue:
 
     def must_not_wait(self) -> bool:
         """Whether the caller is inside an input, or on a thread that an input may be waiting for."""
-        return self._runner is threading.current_thread() or on_library_thread()
+        return self._runner is threading.current_thread() or signals.is_delivering() or on_library_thread()
 
     def notify(self) -> None:
         """Have `wait_for` ask again."""
@@ -187,12 +193,14 @@ class InputQueue:
             self._wake_worker()
             self._retained = retained
             self._is_wanted = True
+            _wanted.add(self)
 
     def release(self) -> None:
         """Nothing is to be kept up any more: no wait, and soon no worker."""
         with self.lock:
             self._is_wanted = False
             self._retained = None
+            _wanted.discard(self)
             self._forget_wait()
             self._change.notify_all()
 
@@ -219,6 +227,7 @@ class InputQueue:
         self._ending.clear()
         self._running = self._runner = self._worker = self._wait = self._retained = None
         self._is_wanted = False
+        _wanted.discard(self)
 
     # -- running inputs -----------------------------------------------------------------------------------
 
@@ -314,7 +323,7 @@ class InputQueue:
 
     def _join_workers(self) -> None:
         """When a caller's disconnect() or teardown() returns, no thread is left."""
-        if on_library_thread():
+        if signals.is_delivering() or on_library_thread():
             return
         with self.lock:
             if self._is_wanted:
@@ -333,7 +342,7 @@ class InputQueue:
                 if self._worker is not me:
                     return  # Ctrl-C interrupted its start, so another one was started
                 submitted, wait = self._next_of_worker(), self._wait
-                if submitted is None and not self._is_wanted and not any(i.owner is None for i in self._queue):
+                if submitted is None and not self._is_standing_by() and not any(i.owner is None for i in self._queue):
                     self._worker = None
                     self._ending = [each for each in self._ending if each.is_alive()] + [me]
                     self._change.notify_all()
@@ -344,6 +353,10 @@ class InputQueue:
                 self._run_logged(submitted)
             elif wait is not None:
                 self._check(wait)
+
+    def _is_standing_by(self) -> bool:
+        """Whether something may be left to the worker that it has to be there for: the input under way may fail."""
+        return self._is_wanted and (self.keeps_worker or self._wait is not None or self._running is not None)
 
     def _next_of_worker(self) -> Input | None:
         first = self._queue[0] if self._queue and self._running is None else None

@@ -18,13 +18,13 @@ def port_of(connection: SerialConnection) -> serial.Serial:
 def line_of(connection: SerialConnection) -> Any:
     """The open line of a connection."""
     assert connection.current_opening is not None
-    return connection.current_opening.listener._line
+    return connection.current_opening.listener.line
 
 
 def source_of(connection: SerialConnection) -> Any:
     """What the listener of a connection reads from."""
     assert connection.current_opening is not None
-    return connection.current_opening.listener._source
+    return connection.current_opening.listener.source
 
 
 def waits_to_write(connection: SerialConnection) -> bool:
@@ -49,10 +49,12 @@ def worker_of(manager: ConnectionManager) -> threading.Thread | None:
 
 
 def subscriptions(sender: object) -> int:
-    """How many receivers were subscribed to a sender, a manager that listens for the alarm not counted."""
-    return sum(not isinstance(each.receiver, weakref.ref) for each in sender.__dict__.get("_subscriptions", []))
+    """How many receivers were subscribed to a sender, a manager that listens for the alarm not counted; and taps."""
+    return len(getattr(sender, "taps", ())) + sum(
+        not isinstance(each.receiver, weakref.ref) for each in sender.__dict__.get("_subscriptions", [])
+    )
 
 
 def managers_listening(sender: object) -> int:
     """How many managers listen for a connection's alarm."""
-    return len(sender.__dict__.get("_subscriptions", [])) - subscriptions(sender)
+    return sum(isinstance(each.receiver, weakref.ref) for each in sender.__dict__.get("_subscriptions", []))

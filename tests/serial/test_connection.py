@@ -1151,14 +1151,14 @@ def test_a_second_writer_with_less_patience_gives_up_before_the_first(pty: Pty) 
 def test_a_line_that_is_closed_between_two_parts_of_a_write_says_how_much_went_out(
     pty: Pty, connection: SerialConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = PosixLine._write_some
+    original = PosixLine.write_some
 
     def write_and_stop(line: PosixLine, data: bytes, start: int) -> int:
         written = original(line, data, start)
         line.stop()
         return written
 
-    monkeypatch.setattr(PosixLine, "_write_some", write_and_stop)
+    monkeypatch.setattr(PosixLine, "write_some", write_and_stop)
     with pytest.raises(ConnectionException, match=r"([1-9]\d+) of 1000000 bytes were written.*closed meanwhile"):
         connection.write(bytes(1_000_000))
 

@@ -139,7 +139,7 @@ manager.connect()
 reader, listener = connection.reader(), connection.current_opening.listener
 locks = {
     "connection": connection._lock, "query": connection._query_lock, "counters": connection._counters_lock,
-    "listener": listener._lock, "line": listener._line.lock, "write": listener._line._write_lock._lock,
+    "listener": listener._thread._lock, "line": listener.line.lock, "write": listener.line._write_lock._lock,
     "inputs": manager._inputs.lock, "watchdog": _backlog._watchdog_lock, "idle inputs": idle_manager._inputs.lock,
     "alone, line": alone._line.lock,
 }
@@ -207,7 +207,7 @@ def slow(*arguments, **named):
 thread = threading.Thread(target=connection.try_connect if how == "open" else connection.disconnect)
 if how == "close":
     assert connection.try_connect()
-    on.append(connection.current_opening.listener)
+    on.append(connection.current_opening.listener._thread)
 else:
     on.append(thread)
 setattr(os, how, slow)
@@ -237,7 +237,7 @@ DRAINING = (
 assert connection.try_connect()
 writer = threading.Thread(target=lambda: said(lambda: connection.write(bytes(1_000_000))))
 writer.start()
-line = connection.current_opening.listener._line
+line = connection.current_opening.listener.line
 line_kit.wait_until(lambda: line._writers > 0, "the line is full")
 closing = threading.Thread(target=connection.disconnect)
 closing.start()

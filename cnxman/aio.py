@@ -16,27 +16,36 @@ bytes is dropped.) Breaking off a loop over the line ends its iterator; who want
     async for chunk in data: ...  # breaks off somewhere
     async for chunk in data: ...  # goes on there
 
-**Slow consumers.** An iterator holds up to `buffer_size` bytes. Then deliveries wait for it, so everybody's, while the
-connection's own backlog takes as many again, and then reading pauses and flow control holds the device off. Nothing is
+**Where the bytes are read.** Inside `async with`, on a loop that has `add_reader` and for a port that has a descriptor,
+the loop itself reads and writes: there is no thread while the line is connected, and receivers of the connection's
+signals are called on the loop's thread (where one that blocks holds up the loop). Everywhere else (the Proactor loop of
+Windows, `rfc2217://`, `loop://`, `spy://`), and with `in_loop=False`, a thread reads and wakes the loop. Both promise
+the same.
+
+**Slow consumers.** An iterator holds up to `buffer_size` bytes. Then reading pauses, for everybody, and flow control
+holds the device off. (Where a thread reads, the connection's own buffer takes as many again before.) Nothing is
 dropped. An iterator that is garbage, or closed, or whose loop is closed, holds up nothing.
 
 **Cancelling** any await is safe: no data is lost by it. A write that hasn't begun never will; one that has begun goes
 on (or half a message would have gone out). A connect that is cancelled goes on too, unless it was that of
-`async with`, which then hangs up before it is left. All that waits runs on daemon threads, none in asyncio's executor,
-so that a loop can be closed at any moment, also in an outage.
+`async with`, which then hangs up before it is left. What may block runs on daemon threads, none in asyncio's executor,
+so that a loop can be closed at any moment, also in an outage. (A line that a closed loop was reading is read by nobody
+until it is torn down.)
 
 Everything here is to be used in the loop, but for `manager` and `connection`.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
+from cnxman._aio.attachment import P, SerialAttachment, SerialTransport
 from cnxman._aio.line import AsyncLine, AsyncStream
 from cnxman._aio.waiting import AsyncReceiveQueue, Expected
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.serial import SerialConnection
 
-__all__ = ["AsyncConnection", "AsyncManager", "AsyncStream"]
+__all__ = ["AsyncConnection", "AsyncManager", "AsyncStream", "SerialAttachment", "SerialTransport", "attach"]
 
 _T = TypeVar("_T")
 
@@ -50,10 +59,11 @@ class AsyncConnection(AsyncLine):
     Args:
         connection: the connection.
         buffer_size: how many bytes an iterator holds, at most; None for as many as the connection's own.
+        in_loop: False has a thread read even where the loop could.
     """
 
-    def __init__(self, connection: SerialConnection, *, buffer_size: int | None = None) -> None:
-        super().__init__(connection.port, connection, buffer_size)
+    def __init__(self, connection: SerialConnection, *, buffer_size: int | None = None, in_loop: bool = True) -> None:
+        super().__init__(connection.port, connection, buffer_size, in_loop=in_loop)
         self.connection = connection
         """The connection. It may be used from any thread; see there what waits."""
 
@@ -66,9 +76,8 @@ class AsyncConnection(AsyncLine):
         if not await self._in_thread(self.connection.try_connect):
             raise _down(self.connection)
 
-    async def disconnect(self) -> None:
-        """Close the port. It may be opened again."""
-        await self._in_thread(self.connection.disconnect)
+    def _disconnect(self) -> None:
+        self.connection.disconnect()
 
     def next_connect(self) -> Coroutine[object, None, None]:
         """Wait until the port is opened, from this call on: `await line.next_connect()`."""
@@ -84,16 +93,20 @@ class AsyncConnection(AsyncLine):
         """
         closed = Expected[ConnectionException | None]()
         closed.hear(self.connection, lambda error: closed.settle(error), SerialConnection.Signals.CLOSED)
-        if self.connection.current_opening is None:  # otherwise CLOSED is yet to come
+        if _has_closed(self.connection):
             closed.settle(self.connection.last_error)
         return closed
+
+    def _need_no_thread(self) -> None:
+        """It has none by itself."""
 
     def _tear_down(self) -> None:
         self.connection.teardown()
 
     def _queue(self, connection: SerialConnection, *, claimed: bool) -> AsyncReceiveQueue:
-        queue = AsyncReceiveQueue(connection, self._limit(connection), across_reconnects=False, claimed=claimed)
-        if claimed and connection.current_opening is None:  # otherwise CLOSED is yet to come
+        limit, loop = self._limit(connection), asyncio.get_running_loop()
+        queue = AsyncReceiveQueue(loop, connection, limit, across_reconnects=False, claimed=claimed)
+        if claimed and _has_closed(connection):
             queue.finish(_down(connection))
         return queue
 
@@ -111,14 +124,15 @@ class AsyncManager(AsyncLine):
     Args:
         manager: the manager. For data, writes and queries its connection must be a `SerialConnection`.
         buffer_size: how many bytes an iterator holds, at most; None for as many as the connection's own.
+        in_loop: False has a thread read even where the loop could.
     """
 
-    def __init__(self, manager: ConnectionManager, *, buffer_size: int | None = None) -> None:
+    def __init__(self, manager: ConnectionManager, *, buffer_size: int | None = None, in_loop: bool = True) -> None:
         if not isinstance(manager, ConnectionManager):
             raise TypeError(f"manager must be a ConnectionManager, not {manager!r}")
         connection = manager.connection
         serial = connection if isinstance(connection, SerialConnection) else None
-        super().__init__(str(connection), serial, buffer_size)
+        super().__init__(str(connection), serial, buffer_size, in_loop=in_loop)
         self.manager = manager
         """The manager. It may be used from any thread; see there what waits."""
 
@@ -126,9 +140,8 @@ class AsyncManager(AsyncLine):
         """Connect, and keep the connection up; see `ConnectionManager.connect`."""
         await self._in_thread(self.manager.connect)
 
-    async def disconnect(self) -> None:
-        """Disconnect, and stay so until somebody connects."""
-        await self._in_thread(self.manager.disconnect)
+    def _disconnect(self) -> None:
+        self.manager.disconnect()
 
     def next_connect(self) -> Coroutine[object, None, None]:
         """Wait until the manager connects, from this call on: `await line.next_connect()`.
@@ -172,16 +185,53 @@ class AsyncManager(AsyncLine):
         if self.manager.state is ConnectionState.TORNDOWN and ConnectionState.TORNDOWN not in states:
             expected.fail(_torn_down())
 
+    def _need_no_thread(self) -> None:
+        self.manager.keeps_worker = False
+
     def _tear_down(self) -> None:
         self.manager.teardown()
 
     def _queue(self, connection: SerialConnection, *, claimed: bool) -> AsyncReceiveQueue:
-        queue = AsyncReceiveQueue(connection, self._limit(connection), across_reconnects=True, claimed=claimed)
+        limit, loop = self._limit(connection), asyncio.get_running_loop()
+        queue = AsyncReceiveQueue(loop, connection, limit, across_reconnects=True, claimed=claimed)
         queue.end_with(self.manager)
         return queue
 
     def _is_down(self) -> bool:
         return self.manager.state in (ConnectionState.DISCONNECTED, ConnectionState.TORNDOWN)
+
+
+def attach(line: AsyncConnection | AsyncManager, protocol_factory: Callable[[], P]) -> SerialAttachment[P]:
+    """Have an `asyncio.Protocol` on a line: a new one each time the line connects, as `cnxman.protocols.attach` has it.
+
+    To be called in the loop: before `async with line`, to miss nothing; or later, to hear what comes from then on. Its
+    calls are made in the loop: `connection_made` with a `SerialTransport`, `data_received` any number of times,
+    `connection_lost` once, with a `ConnectionException` if the line was lost, and None if somebody disconnected it; and
+    `pause_writing` when the line takes nothing, `resume_writing` when it does again.
+
+    What a protocol raises is given to the loop's exception handler. From `data_received`, and the two of writing:
+    `connection_lost` is called with it, and the factory makes another protocol for the line at once. From
+    `connection_made`, or the factory: no other until the line connects again.
+
+    Args:
+        line: the line.
+        protocol_factory: returns a new protocol; often it is the protocol's class.
+
+    Returns:
+        The attachment: its `protocol` is the one of now, and its `stop()` ends it.
+
+    Raises:
+        TypeError: if the line has no `SerialConnection`, or the factory can't be called.
+    """
+    if not isinstance(line, (AsyncConnection, AsyncManager)):
+        raise TypeError(f"line must be an AsyncConnection or an AsyncManager, not {line!r}")
+    return line.attach(protocol_factory)
+
+
+def _has_closed(connection: SerialConnection) -> bool:
+    """Whether no CLOSED is yet to come."""
+    opening = connection.current_opening
+    return opening is None or opening.has_closed
 
 
 def _down(connection: SerialConnection) -> ConnectionException:

@@ -3,20 +3,30 @@
 import asyncio
 import gc
 import logging
+import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
+from enum import Enum
 from typing import TypeVar
 
 import pytest
+import serial
 
-from cnxman import ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection
-from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream
+from cnxman import Connection, ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection
+from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream, SerialTransport, attach
 from cnxman.framing import Lines
 from cnxman.testing import SimulatedDevice
 from tests.kit.managers import Script
 from tests.kit.probe import subscriptions
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+else:
+    uvloop.new_event_loop().close()  # the first one of a process keeps some descriptors
 
 AT_ONCE = RetryPolicy(0.01, 1, 0.01, 0)
 SOON = 5.0  # seconds that something may take which should be done in no time
@@ -24,7 +34,8 @@ _T = TypeVar("_T")
 
 
 def kept_up(device: SimulatedDevice, buffer_size: int = 2**20) -> AsyncManager:
-    return AsyncManager(ConnectionManager(SerialConnection(device.port, buffer_size=buffer_size), retry=AT_ONCE))
+    manager = ConnectionManager(SerialConnection(device.port, buffer_size=buffer_size), retry=AT_ONCE)
+    return AsyncManager(manager, in_loop=Way.in_loop)
 
 
 async def soon(awaited: Awaitable[_T]) -> _T:
@@ -69,6 +80,34 @@ def no_thread_is_left(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     while asyncio_threads():
         assert time.monotonic() < end, asyncio_threads()
         time.sleep(0.01)
+
+
+def run_with_uvloop(main: Coroutine[object, object, _T]) -> _T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+class Way:
+    """Where the bytes of a test are read, and in which loop: see `way`."""
+
+    in_loop = True
+
+
+thread_only = pytest.mark.parametrize("way", ["thread"], indirect=True)
+in_loop_only = pytest.mark.parametrize("way", ["selector", "uvloop"], indirect=True)
+
+
+@pytest.fixture(autouse=True, params=["selector", "uvloop", "thread"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test runs with asyncio's own loop, with uvloop, and with a thread that reads for the loop."""
+    name: str = request.param
+    monkeypatch.setattr(Way, "in_loop", name != "thread")
+    if name == "uvloop":
+        if uvloop is None:
+            pytest.skip("uvloop is not installed")
+        monkeypatch.setattr(asyncio, "run", run_with_uvloop)
+        monkeypatch.setattr(asyncio, "new_event_loop", uvloop.new_event_loop)
+    return name
 
 
 # As users would
@@ -118,14 +157,14 @@ def test_the_first_to_ask_hears_everything_since_the_opening() -> None:
 def test_a_connection_without_recovery(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         connection = SerialConnection(serial_device.port)
-        async with AsyncConnection(connection) as line:
+        async with AsyncConnection(connection, in_loop=Way.in_loop) as line:
             await opened(serial_device)
             closed = asyncio.create_task(line.wait_closed())
             serial_device.send(b"one")
             chunks, lines = line.data(), line.frames(Lines())
             assert await read(chunks, 3) == b"one"
             serial_device.send(b"\ntwo")
-            serial_device.drain()
+            await asyncio.to_thread(serial_device.drain)
             assert await soon(anext(lines)) in (b"", b"one")
             await asyncio.to_thread(serial_device.unplug)
             assert await read(chunks, 4) == b"\ntwo"
@@ -156,10 +195,10 @@ def test_a_connection_without_recovery(serial_device: SimulatedDevice) -> None:
 
 def test_what_a_connection_heard_before_it_was_opened_anew(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
-        async with AsyncConnection(SerialConnection(serial_device.port)) as line:
+        async with AsyncConnection(SerialConnection(serial_device.port), in_loop=Way.in_loop) as line:
             await opened(serial_device)
             serial_device.send(b"old")
-            serial_device.drain()
+            await asyncio.to_thread(serial_device.drain)
             await line.disconnect()
             await line.connect()
             await opened(serial_device)
@@ -172,7 +211,7 @@ def test_what_a_connection_heard_before_it_was_opened_anew(serial_device: Simula
         async with line:
             await opened(serial_device)
             serial_device.send(b"last words")
-            serial_device.drain()
+            await asyncio.to_thread(serial_device.drain)
             await line.disconnect()
             chunks = line.data()
             assert await read(chunks, 10) == b"last words"
@@ -186,7 +225,7 @@ def test_a_connection_that_cannot_be_opened(serial_device: SimulatedDevice) -> N
 
     async def main() -> None:
         with pytest.raises(ConnectionException, match="no such port"):
-            async with AsyncConnection(SerialConnection(serial_device.port)):
+            async with AsyncConnection(SerialConnection(serial_device.port), in_loop=Way.in_loop):
                 pytest.fail("entered")
 
     asyncio.run(main())
@@ -254,7 +293,7 @@ def test_without_async_with(serial_device: SimulatedDevice) -> None:
     """Where somebody else connects and hangs up, or one does it by hand."""
 
     async def main() -> None:
-        line = AsyncConnection(SerialConnection(serial_device.port))
+        line = AsyncConnection(SerialConnection(serial_device.port), in_loop=Way.in_loop)
         await line.connect()
         await opened(serial_device)
         framer = Lines()
@@ -360,11 +399,11 @@ def test_giving_up_ends_everything_with_its_reason() -> None:
         device = SimulatedDevice()
         connection = SerialConnection(device.port)
         manager = ConnectionManager(connection, retry=RetryPolicy(0.01, 1, 0.01, 0, attempts=2))
-        async with AsyncManager(manager) as line:
+        async with AsyncManager(manager, in_loop=Way.in_loop) as line:
             await opened(device)
             chunks, back = line.data(), asyncio.create_task(line.next_connect())
             device.send(b"last words")
-            device.drain()
+            await asyncio.to_thread(device.drain)
             device.close()
             assert await read(chunks, 10) == b"last words"
             for ended in (anext(chunks), back, anext(line.data())):
@@ -381,7 +420,7 @@ def test_an_attempt_that_was_the_last(serial_device: SimulatedDevice) -> None:
         manager = ConnectionManager(
             SerialConnection(serial_device.port), retry=RetryPolicy(0.01, 1, 0.01, 0, attempts=1)
         )
-        async with AsyncManager(manager) as line:
+        async with AsyncManager(manager, in_loop=Way.in_loop) as line:
             with pytest.raises(ConnectionException, match="no such port"):
                 await soon(anext(aiter(line)))
             serial_device.plug()
@@ -401,7 +440,7 @@ def test_what_came_before_giving_up_is_not_taken_for_an_end_later(serial_device:
         manager = ConnectionManager(
             SerialConnection(serial_device.port), retry=RetryPolicy(0.01, 1, 0.01, 0, attempts=1)
         )
-        async with AsyncManager(manager) as line:  # fails
+        async with AsyncManager(manager, in_loop=Way.in_loop) as line:  # fails
             serial_device.plug()
             manager.connect()  # by somebody else
             await opened(serial_device)
@@ -472,7 +511,7 @@ def test_a_slow_consumer_holds_the_device_off_and_loses_nothing(
             await opened(serial_device)
             chunks = line.data()
             sending = asyncio.create_task(asyncio.to_thread(serial_device.send, sent, 30))
-            await until(lambda: "reading pauses" in caplog.text)
+            await until(lambda: ("deliveries wait" if Way.in_loop else "reading pauses") in caplog.text)
             await asyncio.sleep(0.1)
             assert not sending.done()
             assert len(chunks._queue.data) < 20_000 + 65536
@@ -512,7 +551,7 @@ def test_a_consumer_that_is_behind_an_outage_is_given_nothing_glued_together(ser
             chunks, lines = line.data(), line.frames(Lines())
             for _ in range(2):
                 serial_device.send(b"half")
-                serial_device.drain()
+                await asyncio.to_thread(serial_device.drain)
                 await outage(serial_device, line)
             await outage(serial_device, line)  # in which nothing comes
             serial_device.send(b"whole\n")
@@ -523,6 +562,7 @@ def test_a_consumer_that_is_behind_an_outage_is_given_nothing_glued_together(ser
     asyncio.run(main())
 
 
+@thread_only
 def test_one_line_of_many_chunks_wakes_the_loop_once(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         async with kept_up(serial_device) as line:
@@ -551,6 +591,7 @@ def test_one_line_of_many_chunks_wakes_the_loop_once(serial_device: SimulatedDev
     asyncio.run(main())
 
 
+@thread_only
 def test_outages_do_not_make_a_stuck_consumer_grow(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         async with kept_up(serial_device, buffer_size=1000) as line:
@@ -593,7 +634,7 @@ def test_two_consumers_each_hear_everything(serial_device: SimulatedDevice) -> N
             both = asyncio.gather(collect(line), collect(line))
             await asyncio.sleep(0.01)
             serial_device.send(b"begin" + b"x" * 10_000)
-            serial_device.drain()
+            await asyncio.to_thread(serial_device.drain)
             await outage(serial_device, line)
             serial_device.send(b"end")
             one, two = await soon(both)
@@ -647,11 +688,12 @@ class Busy:
         assert self.go.wait(SOON)
 
 
+@thread_only
 def test_a_loss_that_has_yet_to_be_told(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         connection = SerialConnection(serial_device.port)
         busy = Busy()
-        async with AsyncConnection(connection) as line:
+        async with AsyncConnection(connection, in_loop=Way.in_loop) as line:
             await opened(serial_device)
             connection.subscribe(busy)
             serial_device.send(b"x")
@@ -678,7 +720,7 @@ def test_an_end_that_is_never_told(serial_device: SimulatedDevice, monkeypatch: 
 
     async def main() -> None:
         connection = SerialConnection(serial_device.port)
-        async with AsyncConnection(connection) as line:
+        async with AsyncConnection(connection, in_loop=Way.in_loop) as line:
             await opened(serial_device)
             connection.subscribe(busy)
             chunks = line.data()
@@ -720,7 +762,7 @@ def test_garbage_holds_nobody_up_even_while_the_loop_is_busy(serial_device: Simu
 
 def stuck(line: AsyncManager) -> bool:
     """Whether a delivery waits for any of the line's iterators."""
-    return any(queue._holding for queue in line._queues)
+    return any(queue._holding for queue in line._live_queues())
 
 
 @pytest.mark.parametrize("how", ["breaks off", "raises", "closes", "is cancelled"])
@@ -907,7 +949,11 @@ class Slow(SerialConnection):
 @pytest.mark.parametrize("twice", [True, False])
 def test_cancelling_in_mid_connect(serial_device: SimulatedDevice, managed: bool, twice: bool) -> None:
     connection = Slow(serial_device.port)
-    line = AsyncManager(ConnectionManager(connection)) if managed else AsyncConnection(connection)
+    line = (
+        AsyncManager(ConnectionManager(connection), in_loop=Way.in_loop)
+        if managed
+        else AsyncConnection(connection, in_loop=Way.in_loop)
+    )
 
     async def enter() -> None:
         async with line:
@@ -974,7 +1020,7 @@ def test_a_loop_that_is_left_in_mid_outage(serial_device: SimulatedDevice) -> No
 
 
 def test_a_loop_that_is_closed_under_its_tasks(serial_device: SimulatedDevice) -> None:
-    """Nobody cancels the tasks: what they waited for is told to a loop that is closed, and they become garbage."""
+    """Nobody cancels the tasks: what they waited for is sent to a loop that is closed, and they become garbage."""
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # "Task was destroyed but it is pending!"
     line = kept_up(serial_device, buffer_size=1000)
@@ -996,18 +1042,20 @@ def test_a_loop_that_is_closed_under_its_tasks(serial_device: SimulatedDevice) -
     loop.run_until_complete(ready.wait())
     serial_device.wait_opened()
     loop.close()
-    serial_device.send(b"x" * 50_000)
-    end = time.monotonic() + SOON
-    while len(heard) < 50_000:
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    if not Way.in_loop:
+        serial_device.send(b"x" * 50_000)
+        end = time.monotonic() + SOON
+        while len(heard) < 50_000:
+            assert time.monotonic() < end
+            time.sleep(0.001)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "call_exception_handler", lambda context: None)
-        back = threading.Event()
-        line.manager.subscribe(lambda state: back.set() if state == "connected" else None)
-        serial_device.unplug()
-        serial_device.plug()
-        assert back.wait(SOON)
+        if not Way.in_loop:  # otherwise nobody reads, and so nobody notices
+            back = threading.Event()
+            line.manager.subscribe(lambda state: back.set() if state == "connected" else None)
+            serial_device.unplug()
+            serial_device.plug()
+            assert back.wait(SOON)
         del consuming
         gc.collect()  # the coroutine now, at the latest; so its `async with` is left
     end = time.monotonic() + SOON
@@ -1028,5 +1076,504 @@ def test_a_loop_that_is_busy_elsewhere_does_not_hinder_hanging_up(serial_device:
             assert time.monotonic() - began < 2
             assert await read(chunks, 1000)  # the rest had not been delivered
             assert [chunk async for chunk in chunks] == []
+
+    asyncio.run(main())
+
+
+# In the loop
+
+
+def library_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cnxman")]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@in_loop_only
+def test_a_connected_manager_has_no_thread_and_few_descriptors() -> None:
+    async def main() -> None:
+        with SimulatedDevice() as device:
+            port = serial.Serial(device.port)  # and its own descriptors
+            before = descriptors()
+            port.close()
+            of_the_port = before - descriptors()
+            before, threads = descriptors(), library_threads()
+            async with kept_up(device) as line:
+                await until(lambda: library_threads() == threads)
+                assert descriptors() - before <= of_the_port + 2
+                await outage(device, line)
+                await until(lambda: library_threads() == threads)
+                chunks = line.data()
+                device.send(b"x")
+                assert await read(chunks, 1) == b"x"
+                await line.write(b"y")
+                assert library_threads() == threads
+            await until(lambda: descriptors() <= before)
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_receivers_are_called_on_the_thread_of_the_loop(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        threads: dict[str, threading.Thread] = {}
+
+        def note(signal: Enum) -> None:
+            threads[signal.name] = threading.current_thread()
+
+        line = kept_up(serial_device)
+        own = SerialConnection.Signals
+        for signal in (own.OPENED, own.DATA_RECEIVED, own.CLOSED, own.FRAME_RECEIVED, Connection.Signals.RAISE_ALARM):
+            line._line().subscribe(note, signal)
+        line._line().add_framer(Lines())
+        async with line:
+            await opened(serial_device)
+            serial_device.send(b"one\n")
+            await until(lambda: "FRAME_RECEIVED" in threads)
+            await outage(serial_device, line)
+        assert set(threads) == {"OPENED", "DATA_RECEIVED", "CLOSED", "FRAME_RECEIVED", "RAISE_ALARM"}
+        assert set(threads.values()) == {threading.current_thread()}
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_reading_pauses_while_an_iterator_is_full(serial_device: SimulatedDevice) -> None:
+    sent = bytes(range(256)) * 1000
+
+    async def main() -> None:
+        async with kept_up(serial_device, buffer_size=20_000) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            sending = asyncio.create_task(asyncio.to_thread(serial_device.send, sent, 30))
+            await until(lambda: chunks._queue._holding)
+            held = len(chunks._queue.data)
+            assert 20_000 <= held < 20_000 + 65536
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert len(chunks._queue.data) == held
+            assert not sending.done()
+            assert await read(chunks, len(sent)) == sent
+            await sending
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_a_loss_is_noticed_while_reading_pauses(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device, buffer_size=1000) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            await asyncio.to_thread(serial_device.send, b"x" * 1000)
+            await until(lambda: chunks._queue._holding)
+            await asyncio.to_thread(serial_device.unplug)
+            await soon(line.wait_for(ConnectionState.RECOVERING))
+            serial_device.plug()
+            await soon(line.wait_for(ConnectionState.CONNECTED))
+            assert await read(chunks, 1000) == b"x" * 1000
+            serial_device.send(b"y")
+            assert await read(chunks, 1) == b"y"
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_a_reader_on_a_thread_that_is_full_pauses_and_goes_on(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            with line._line().reader(buffer_size=1000) as reader:
+                await asyncio.to_thread(serial_device.send, b"x" * 3000)
+                await until(lambda: reader._queue._holding)
+                for _ in range(3):
+                    assert await asyncio.to_thread(reader.read, SOON, size=1000) == b"x" * 1000
+            readers = [line._line().reader(buffer_size=1000)]
+            serial_device.send(b"x" * 1000)
+            await until(lambda: readers[0]._queue._holding)
+            readers.clear()  # garbage holds up nobody
+            serial_device.send(b"y")
+            assert await read(chunks, 4001) == b"x" * 4000 + b"y"
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_closing_and_opening_again_in_a_receiver(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        connection = SerialConnection(serial_device.port)
+        events: list[str] = []
+
+        def on_data(data: bytes) -> None:
+            events.append(data.decode())
+            if data == b"again":
+                connection.disconnect()
+                assert not connection.is_connected
+                assert connection.try_connect()
+                events.append("dialled")
+
+        async with AsyncConnection(connection):
+            await opened(serial_device)
+            connection.subscribe(on_data)
+            connection.subscribe(lambda: events.append("opened"), SerialConnection.Signals.OPENED)
+            connection.subscribe(lambda: events.append("closed"), SerialConnection.Signals.CLOSED)
+            serial_device.send(b"again")
+            await until(lambda: events[-1:] == ["opened"])
+            await opened(serial_device)
+            serial_device.send(b"new")
+            await until(lambda: "new" in events)
+        assert events == ["again", "dialled", "closed", "opened", "new", "closed"]
+
+    asyncio.run(main())
+
+
+@in_loop_only
+@pytest.mark.parametrize("call", ["disconnect", "teardown", "connect"])
+def test_a_manager_is_called_on_the_thread_of_the_loop(serial_device: SimulatedDevice, call: str) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            began = time.monotonic()
+            getattr(line.manager, call)()
+            assert time.monotonic() - began < 2
+            assert line.manager.is_connected == line._line().is_connected == (call == "connect")
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_a_receiver_in_the_loop_may_disconnect_the_manager(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            line._line().subscribe(lambda data: line.manager.disconnect())
+            began = time.monotonic()
+            serial_device.send(b"x")
+            await soon(line.wait_for(ConnectionState.DISCONNECTED))
+            await until(lambda: not line._line().is_connected)
+            assert time.monotonic() - began < 2
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_waiting_for_data_on_the_thread_of_the_loop_is_refused(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            for wait in (lambda: line._line().query(b"?"), lambda: line._line().reader().read(1)):
+                with pytest.raises(RuntimeError, match="on another one"):
+                    wait()
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_a_silent_line_is_lost_after_its_idle_timeout(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        connection = SerialConnection(serial_device.port, idle_timeout=0.1)
+        async with AsyncConnection(connection) as line:
+            await opened(serial_device)
+            for _ in range(4):
+                serial_device.send(b"x")
+                await asyncio.sleep(0.05)
+            assert "nothing came from it for 0.1 s" in str(await soon(line.wait_closed()))
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_a_write_without_progress_fails_in_time(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        connection = SerialConnection(serial_device.port, write_timeout=0.1)
+        async with AsyncConnection(connection) as line:
+            await opened(serial_device)
+            with stalled(serial_device):
+                both = [asyncio.create_task(line.write(b"1" * 100_000)) for _ in range(2)]
+                for writing in both:
+                    with pytest.raises(ConnectionException, match=r"of 100000 bytes were written.*nothing for 0.1 s"):
+                        await soon(writing)
+            await soon(line.write(b"2"))
+            await asyncio.to_thread(serial_device.wait_received, b"2")
+            written = len(serial_device.received)
+            assert connection.statistics.bytes_out == written
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_messages_of_a_thread_are_not_mixed_with_those_of_the_loop() -> None:
+    async def main() -> None:
+        with SimulatedDevice() as device:
+            async with kept_up(device) as line:
+                await opened(device)
+                ours, theirs = b"o" * 30_000 + b"\n", b"t" * 30_000 + b"\n"
+                both = [line.write(ours), asyncio.to_thread(line._line().write, theirs)] * 1
+                await soon(asyncio.gather(*both, line.write(ours)))
+                await asyncio.to_thread(device.wait_received, b"\n")
+                await until(lambda: len(device.received) == 3 * 30_001)
+                assert sorted(bytes(device.received).split(b"\n")) == sorted([b"", ours[:-1], ours[:-1], theirs[:-1]])
+
+    asyncio.run(main())
+
+
+def test_what_the_loop_can_not_read_a_thread_does() -> None:
+    async def main() -> None:
+        async with AsyncConnection(SerialConnection("loop://")) as line:
+            chunks = line.data()
+            await line.write(b"x")
+            assert await read(chunks, 1) == b"x"
+            assert [name for name in library_threads() if "listener" in name]
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_a_loop_that_has_stopped_does_not_hinder_a_teardown(serial_device: SimulatedDevice) -> None:
+    loop = asyncio.new_event_loop()
+    line = kept_up(serial_device)
+    loop.run_until_complete(line.__aenter__())
+    began = time.monotonic()
+    line.manager.teardown()
+    assert time.monotonic() - began < 2
+    serial_device.wait_closed()
+    loop.run_until_complete(line.__aexit__(None, None, None))
+    loop.close()
+
+
+@in_loop_only
+def test_thirty_lines_in_one_loop_have_no_thread() -> None:
+    async def main(devices: list[SimulatedDevice]) -> None:
+        lines = [kept_up(device) for device in devices]
+        for line in lines:
+            await line.__aenter__()
+        chunks = [line.data() for line in lines]
+        for device in devices:
+            device.send(b"hello")
+        for stream in chunks:
+            assert await read(stream, 5) == b"hello"
+        await until(lambda: not [name for name in library_threads() if "manager" in name or "listener" in name])
+        await asyncio.gather(*(line.__aexit__(None, None, None) for line in lines))
+
+    devices = [SimulatedDevice() for _ in range(30)]
+    asyncio.run(main(devices))
+    for device in devices:
+        device.close()
+
+
+# Protocols
+
+
+class Noting(asyncio.Protocol):
+    """Notes what it is called with."""
+
+    made: list["Noting"]
+
+    def __init__(self) -> None:
+        self.events: list[object] = []
+        self.data = bytearray()
+        self.lost: list[Exception | None] = []
+        self.made.append(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, SerialTransport)
+        self.transport = transport
+        self.events.append("made")
+
+    def data_received(self, data: bytes) -> None:
+        assert self.events
+        assert not self.lost
+        self.data += data
+        if data == b"raise":
+            raise ZeroDivisionError
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+    def pause_writing(self) -> None:
+        self.events.append("pause")
+
+    def resume_writing(self) -> None:
+        self.events.append("resume")
+
+
+@pytest.fixture
+def noting() -> type[Noting]:
+    """A protocol's class; its instances are in `made`."""
+    return type("OneTest", (Noting,), {"made": []})
+
+
+def test_a_protocol_for_each_time_the_line_connects(serial_device: SimulatedDevice, noting: type[Noting]) -> None:
+    async def main() -> None:
+        line = kept_up(serial_device)
+        attachment = attach(line, noting)
+        assert attachment.protocol is None
+        async with line:
+            await until(lambda: attachment.protocol is not None)
+            await opened(serial_device)
+            serial_device.send(b"one")
+            first = noting.made[0]
+            await until(lambda: first.data == b"one")
+            assert first.transport.get_extra_info("serial").port == serial_device.port
+            first.transport.write(b"hello")
+            await asyncio.to_thread(serial_device.wait_received, b"hello")
+            await outage(serial_device, line)
+            await until(lambda: len(noting.made) == 2 and attachment.protocol is noting.made[1])
+            assert "unplugged" in str(first.lost[0])
+            first.transport.write(b"too late")
+            serial_device.send(b"two")
+            await until(lambda: noting.made[1].data == b"two")
+            assert attachment.protocol is noting.made[1]
+        assert [len(each.lost) for each in noting.made] == [1, 1]
+        assert noting.made[1].lost == [None]
+        assert b"too late" not in serial_device.received
+
+    asyncio.run(main())
+
+
+def test_a_protocol_on_a_line_that_is_open(serial_device: SimulatedDevice, noting: type[Noting]) -> None:
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            attachment = attach(line, noting)
+            await until(lambda: attachment.protocol is not None)
+            serial_device.send(b"x")
+            await until(lambda: noting.made[0].data == b"x")
+            attachment.stop()
+            assert noting.made[0].lost == [None]
+            assert line._line().is_connected
+            serial_device.send(b"y")
+            await outage(serial_device, line)
+            assert len(noting.made) == 1
+            assert attachment.protocol is None
+            assert noting.made[0].data == b"x"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_a_transport_disconnects_the_line(serial_device: SimulatedDevice, noting: type[Noting], how: str) -> None:
+    async def main() -> None:
+        line = kept_up(serial_device)
+        attach(line, noting)
+        async with line:
+            await opened(serial_device)
+            await until(lambda: bool(noting.made))
+            transport = noting.made[0].transport
+            transport.write(b"last words")
+            await until(lambda: serial_device.received == b"last words")  # a pseudo-terminal drops what isn't read
+            getattr(transport, how)()
+            getattr(transport, how)()
+            assert transport.is_closing()
+            await until(lambda: noting.made[0].lost == [None])
+            await soon(line.wait_for(ConnectionState.DISCONNECTED))
+            transport.write(b"too late")
+            assert serial_device.received == b"last words"
+
+    asyncio.run(main())
+
+
+def test_a_transport_controls_the_flow(serial_device: SimulatedDevice, noting: type[Noting]) -> None:
+    async def main() -> None:
+        line = kept_up(serial_device)
+        attach(line, noting)
+        async with line:
+            await opened(serial_device)
+            await until(lambda: bool(noting.made))
+            protocol = noting.made[0]
+            transport = protocol.transport
+            assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
+            transport.set_write_buffer_limits(high=100_000)
+            with stalled(serial_device):
+                for _ in range(20):
+                    transport.write(b"x" * 10_000)
+                assert protocol.events == ["made", "pause"]
+                assert transport.get_write_buffer_size() > 100_000
+            await until(lambda: protocol.events == ["made", "pause", "resume"])
+            await until(lambda: transport.get_write_buffer_size() == 0)
+            await until(lambda: len(serial_device.received) == 200_000)
+            assert serial_device.received == b"x" * 200_000
+            with pytest.raises(ValueError, match="low must be"):
+                transport.set_write_buffer_limits(high=1, low=2)
+            with pytest.raises(TypeError, match="data must be bytes"):
+                transport.write("x")  # type: ignore[arg-type]
+            with pytest.raises(NotImplementedError):
+                transport.write_eof()
+
+    asyncio.run(main())
+
+
+def test_a_protocol_that_pauses_reading_bounds_what_waits(serial_device: SimulatedDevice, noting: type[Noting]) -> None:
+    async def main() -> None:
+        line = kept_up(serial_device, buffer_size=1000)
+        attach(line, noting)
+        async with line:
+            await opened(serial_device)
+            await until(lambda: bool(noting.made))
+            protocol = noting.made[0]
+            protocol.transport.pause_reading()
+            assert not protocol.transport.is_reading()
+            sending = asyncio.create_task(asyncio.to_thread(serial_device.send, b"x" * 100_000, 30))
+            await until(lambda: stuck(line))
+            assert not protocol.data
+            protocol.transport.resume_reading()
+            await until(lambda: len(protocol.data) == 100_000)
+            await sending
+            protocol.transport.pause_reading()
+            await outage(serial_device, line)
+            await until(lambda: len(noting.made) == 2)
+            assert len(protocol.lost) == 1
+
+    asyncio.run(main())
+
+
+def test_a_protocol_that_raises_is_followed_by_another(serial_device: SimulatedDevice, noting: type[Noting]) -> None:
+    async def main() -> None:
+        reports: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(str(context["message"])))
+        line = kept_up(serial_device)
+        attach(line, noting)
+        async with line:
+            await opened(serial_device)
+            await until(lambda: bool(noting.made))
+            serial_device.send(b"raise")
+            await until(lambda: len(noting.made) == 2)
+            assert isinstance(noting.made[0].lost[0], ZeroDivisionError)
+            assert "data_received raised" in reports[0]
+            serial_device.send(b"x")
+            await until(lambda: noting.made[1].data == b"x")
+
+    asyncio.run(main())
+
+
+def test_a_factory_that_raises_leaves_the_line_alone(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        reports: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(str(context["message"])))
+
+        def factory() -> asyncio.Protocol:
+            raise ZeroDivisionError
+
+        line = kept_up(serial_device)
+        attach(line, factory)
+        async with line:
+            await opened(serial_device)
+            await until(lambda: len(reports) == 1)
+            await outage(serial_device, line)
+            await until(lambda: len(reports) == 2)
+
+    asyncio.run(main())
+
+
+def test_attaching_to_what_is_no_line() -> None:
+    async def main() -> None:
+        with pytest.raises(TypeError, match="line must be an AsyncConnection or an AsyncManager, not 'x'"):
+            attach("x", asyncio.Protocol)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="protocol_factory must be callable"):
+            attach(AsyncConnection(SerialConnection("loop://")), 1)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="only a SerialConnection"):
+            attach(AsyncManager(ConnectionManager(Script(True))), asyncio.Protocol)
 
     asyncio.run(main())

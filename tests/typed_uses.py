@@ -4,6 +4,7 @@ It is checked, never run. `assert_type` says what a user's checker has to know; 
 would fail here.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable, Hashable
 from typing import assert_type
@@ -26,7 +27,8 @@ from cnxman import (
     ports,
     signals,
 )
-from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream
+from cnxman.aio import AsyncConnection, AsyncManager, AsyncStream, SerialAttachment, SerialTransport
+from cnxman.aio import attach as attach_in_loop
 from cnxman.compat import Serial
 from cnxman.framing import DEFAULT_LIMIT, FixedLength, Framer, LengthPrefixed, Lines, Markers
 from cnxman.logging import loggable_class
@@ -297,6 +299,21 @@ async def in_asyncio(connection: SerialConnection, manager: ConnectionManager) -
         assert_type(single.connection, SerialConnection)
         assert_type(await single.wait_closed(), ConnectionException | None)
         assert_type(await anext(single.data()), bytes)
+        attachment = attach_in_loop(single, InLoop)
+        assert_type(attachment, SerialAttachment[InLoop])
+        assert_type(attachment.protocol, InLoop | None)
+        attachment.stop()
+    use(AsyncManager(manager, in_loop=False), AsyncConnection(connection, in_loop=False))
+
+
+class InLoop(asyncio.Protocol):
+    """A protocol of asyncio's."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Write."""
+        assert isinstance(transport, SerialTransport)
+        transport.write(b"bytes")
+        transport.set_write_buffer_limits(high=4096)
 
 
 def devices() -> None:

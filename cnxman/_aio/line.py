@@ -3,18 +3,20 @@
 import asyncio
 import weakref
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
-from cnxman._aio.threads import Calls, call_in_loop
+from cnxman._aio.attachment import P, SerialAttachment
+from cnxman._aio.loop_listener import LoopListener, Write, can_read, make_listener
+from cnxman._aio.threads import Calls, call_in_loop, log_unawaited, runs_here
 from cnxman._aio.waiting import AsyncReceiveQueue
+from cnxman._line.port import IncompleteWriteError
 from cnxman._validation import check_size
 from cnxman.framing import Framer, check_framer
 from cnxman.reading import Until
-from cnxman.serial import SerialConnection
+from cnxman.serial import ListenerFactory, SerialConnection
 
 _T = TypeVar("_T")
 
@@ -28,8 +30,7 @@ class AsyncStream(AsyncIterator[bytes]):
     def __init__(self, queue: AsyncReceiveQueue, framer: Framer[bytes] | None) -> None:
         self._queue = queue
         self._framer = framer
-        self._ready: deque[bytes] = deque()
-        self._turn = asyncio.Lock()
+        self._ready: list[bytes] = []  # frames, the next one last
 
     async def __anext__(self) -> bytes:
         """The next chunk or frame.
@@ -38,15 +39,22 @@ class AsyncStream(AsyncIterator[bytes]):
             StopAsyncIteration: somebody hung up.
             ConnectionException: the line was lost, and nobody will open it again.
         """
-        async with self._turn:
-            while not self._ready:
-                data, is_first = await self._queue.next()
-                if self._framer is None:
-                    return data
-                if is_first:
+        queue = self._queue
+        if queue.data:
+            await asyncio.sleep(0)  # everybody else in the loop has a turn even if there is always something here
+        while not self._ready:
+            queue.is_awaited = True  # before the look: what comes between on a thread wakes us
+            if not (queue.data or queue.ended):
+                await queue.sleep()
+            elif (taken := queue.take_now()) is None:
+                continue  # another task was quicker
+            elif self._framer is None:
+                return taken[0]
+            else:
+                if taken[1]:
                     self._framer.reset()
-                self._ready.extend(self._framer.feed(data))
-            return self._ready.popleft()
+                self._ready = list(self._framer.feed(taken[0]))[::-1]
+        return self._ready.pop()
 
     async def aclose(self) -> None:
         """Hear no more, and forget what wasn't taken. Twice does nothing."""
@@ -66,16 +74,21 @@ class AsyncLine(ABC):
         name: what to name threads after.
         connection: whose data to hear; None if it is of a kind that has none.
         buffer_size: how many bytes an iterator holds; None for as many as the connection.
+        in_loop: whether the loop reads where it can.
     """
 
-    def __init__(self, name: str, connection: SerialConnection | None, buffer_size: int | None) -> None:
+    def __init__(
+        self, name: str, connection: SerialConnection | None, buffer_size: int | None, *, in_loop: bool
+    ) -> None:
         if buffer_size is not None:
             check_size("buffer_size", buffer_size)
         self._serial = connection
         self._buffer_size = buffer_size
+        self._in_loop = in_loop
+        self._factory: ListenerFactory | None = None
         self._calls = Calls(name)
         self._first: AsyncReceiveQueue | None = None  # what the first iterator will have heard
-        self._queues: weakref.WeakSet[AsyncReceiveQueue] = weakref.WeakSet()
+        self._queues: list[weakref.ref[AsyncReceiveQueue]] = []
 
     # -- data ---------------------------------------------------------------------------------------------
 
@@ -111,8 +124,18 @@ class AsyncLine(ABC):
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data must be bytes, not {data!r}")
-        write = partial(self._line().write, bytes(data))
-        return await self._calls.line_up(write, asyncio.get_running_loop())
+        return await self._start_write(bytes(data))
+
+    def _start_write(self, message: bytes) -> "asyncio.Future[int]":
+        """Begin to send a message, or line it up behind others. In the loop."""
+        connection, loop = self._line(), asyncio.get_running_loop()
+        opening = connection.current_opening
+        listener = opening.listener if opening is not None and opening.is_open else None
+        if isinstance(listener, LoopListener) and listener.loop is loop and not self._calls.has_line:
+            future: asyncio.Future[int] = loop.create_future()
+            if listener.write(Write(message, future, partial(_settle, connection, future, len(message)))):
+                return future
+        return self._calls.line_up(partial(connection.write, message), loop)
 
     async def query(self, question: bytes, until: Until = b"\n", *, timeout: float | None = 1.0) -> bytes:
         """Ask the device, and wait for its answer; see `SerialConnection.query`.
@@ -121,6 +144,27 @@ class AsyncLine(ABC):
         """
         return await self._in_thread(partial(self._line().query, question, until, timeout=timeout))
 
+    def attach(self, protocol_factory: Callable[[], P]) -> SerialAttachment[P]:
+        """Have a protocol on this line; see `cnxman.aio.attach`."""
+        if not callable(protocol_factory):
+            raise TypeError(f"protocol_factory must be callable, such as a protocol's class, not {protocol_factory!r}")
+        connection, loop = self._line(), asyncio.get_running_loop()
+        if self._first is not None:
+            self._first.close()  # the protocol is the first to ask
+
+        def make_queue() -> AsyncReceiveQueue:
+            queue = AsyncReceiveQueue(loop, connection, self._limit(connection), across_reconnects=False, claimed=True)
+            self._note_queue(queue)
+            return queue
+
+        return SerialAttachment(
+            connection,
+            protocol_factory,
+            make_queue=make_queue,
+            write=self._start_write,
+            hang_up=lambda: self._calls.start(self._disconnect, loop),
+        )
+
     # -- up and down --------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -128,6 +172,9 @@ class AsyncLine(ABC):
         self._loop = asyncio.get_running_loop()
         if self._serial is not None:
             self._first = self._queue(self._serial, claimed=False)
+            if self._in_loop and can_read(self._loop):
+                self._factory = self._serial.listener_factory = partial(make_listener, self._loop)
+                self._need_no_thread()
         try:
             await self.connect()
         except BaseException:
@@ -145,9 +192,17 @@ class AsyncLine(ABC):
     async def connect(self) -> None:
         """Connect."""
 
-    @abstractmethod
     async def disconnect(self) -> None:
-        """Disconnect."""
+        """Disconnect, and stay so until somebody connects."""
+        await self._in_thread(self._disconnect)
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Disconnect. On a thread."""
+
+    @abstractmethod
+    def _need_no_thread(self) -> None:
+        """The loop reads from now on."""
 
     @abstractmethod
     def _tear_down(self) -> None:
@@ -177,8 +232,15 @@ class AsyncLine(ABC):
             if first is not None:
                 first.close()
             first = self._queue(self._line(), claimed=True)
-        self._queues.add(first)
+        self._note_queue(first)
         return AsyncStream(first, framer)
+
+    def _note_queue(self, queue: AsyncReceiveQueue) -> None:
+        """Have a queue end when this does."""
+        self._queues = [weakref.ref(queue), *map(weakref.ref, self._live_queues())]
+
+    def _live_queues(self) -> list[AsyncReceiveQueue]:
+        return [queue for refer in self._queues if (queue := refer()) is not None and not queue.ended]
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await self._calls.start(call, asyncio.get_running_loop())
@@ -189,12 +251,14 @@ class AsyncLine(ABC):
         if first is not None:
             first.close()
         self._calls.end_line()
+        if self._serial is not None and self._serial.listener_factory is self._factory:
+            self._serial.listener_factory = None
         torn_down = self._calls.start(self._release, self._loop)
         try:
-            if _runs(self._loop):
+            if runs_here(self._loop):
                 await torn_down
         finally:
-            for queue in tuple(self._queues):
+            for queue in self._live_queues():
                 queue.finish(None)
 
     def _release(self) -> None:
@@ -202,8 +266,22 @@ class AsyncLine(ABC):
         self._calls.join()
 
 
-def _runs(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
+def _settle(
+    connection: SerialConnection,
+    future: "asyncio.Future[int]",
+    size: int,
+    sent: int,
+    failed: IncompleteWriteError | None,
+) -> None:
+    """A message of `size` bytes is over: count it, and tell whoever waits for it."""
+    connection.count_written(sent)
+    if failed is None:
+        if not future.cancelled():
+            future.set_result(sent)
+        return
+    error = connection.write_error(failed, size)
+    error.__cause__ = failed.cause
+    if future.cancelled():
+        log_unawaited("write", error)
+    else:
+        future.set_exception(error)

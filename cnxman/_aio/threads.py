@@ -27,6 +27,35 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]
     return True
 
 
+class LoopDispatch(signals.Dispatch):
+    """The calling of receivers in a loop, on its thread.
+
+    Args:
+        loop: which loop.
+        pause: what a receiver calls that must not wait here.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pause: signals.Pause) -> None:
+        super().__init__()
+        self.loop = loop
+        self.pause = pause
+        self.afterwards: list[Callable[[], object]] = []
+        """What is to be called in the loop when all receivers were."""
+
+
+def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the current thread is just running this loop."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def log_unawaited(what: str, error: BaseException) -> None:
+    """Log an error of a call whose awaiting was cancelled."""
+    _logger.warning("%s, for which nobody waits any more, raised: %s", what, error)
+
+
 class _Call(Generic[_T]):
     """A call that is made on another thread and awaited in the loop."""
 
@@ -43,7 +72,7 @@ class _Call(Generic[_T]):
             result = self._call()
         except BaseException as error:
             if not call_in_loop(self._loop, partial(self._fail, error)):
-                self._log(error)
+                log_unawaited(signals.name_of(self._call), error)
         else:
             call_in_loop(self._loop, partial(self._succeed, result))
 
@@ -53,12 +82,9 @@ class _Call(Generic[_T]):
 
     def _fail(self, error: BaseException) -> None:
         if self.future.cancelled():
-            self._log(error)
+            log_unawaited(signals.name_of(self._call), error)
         else:
             self.future.set_exception(error)
-
-    def _log(self, error: BaseException) -> None:
-        _logger.warning("%s, for which nobody waits any more, raised: %s", signals.name_of(self._call), error)
 
 
 class Calls:
@@ -74,6 +100,7 @@ class Calls:
         self._name = name
         self._threads: list[threading.Thread] = []
         self._line: SimpleQueue[_Call[int] | None] | None = None
+        self._lined_up = 0
 
     def __del__(self) -> None:
         self.end_line()
@@ -90,8 +117,18 @@ class Calls:
             self._line = SimpleQueue()
             self._start(partial(_work_off, self._line))
         made = _Call(call, loop)
+        self._lined_up += 1
+        made.future.add_done_callback(self._leave_line)
         self._line.put(made)
         return made.future
+
+    @property
+    def has_line(self) -> bool:
+        """Whether any of what was lined up has yet to be made, or waited for."""
+        return self._lined_up > 0
+
+    def _leave_line(self, _: object) -> None:
+        self._lined_up -= 1
 
     def end_line(self) -> None:
         """Nothing more is lined up; the thread ends when it has made all the calls."""
@@ -101,15 +138,26 @@ class Calls:
 
     def join(self) -> None:
         """Wait for all the threads, but for the one this is."""
-        for thread in self._threads:
+        for thread in tuple(self._threads):
             if thread is not threading.current_thread():
                 thread.join()
 
     def _start(self, run: Callable[[], None]) -> None:
-        thread = threading.Thread(target=run, name=f"cnxman aio for {self._name}", daemon=True)
-        self._threads = [known for known in self._threads if known.is_alive()]
-        thread.start()
-        self._threads.append(thread)
+        threads = self._threads  # and not us: who holds us no more ends the line
+
+        def run_and_leave() -> None:
+            try:
+                run()
+            finally:
+                threads.remove(thread)
+
+        thread = threading.Thread(target=run_and_leave, name=f"cnxman aio for {self._name}", daemon=True)
+        threads.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            threads.remove(thread)
+            raise
 
 
 def _work_off(line: "SimpleQueue[_Call[int] | None]") -> None:

@@ -1,6 +1,7 @@
 """What tasks of asyncio's wait for: data, and what a signal will tell."""
 
 import asyncio
+import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Generator, Hashable
 from functools import partial
@@ -8,35 +9,95 @@ from types import TracebackType
 from typing import NoReturn, TypeVar
 
 from cnxman import signals
-from cnxman._aio.threads import call_in_loop
+from cnxman._aio.threads import LoopDispatch, call_in_loop
 from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
-from cnxman.reading import MOST_AT_ONCE, ReceiveQueue, StreamSignals
+from cnxman.reading import MOST_AT_ONCE, ReceiveQueue
 from cnxman.serial import SerialConnection
 
 _logger = logging.getLogger("cnxman.aio")
 _T = TypeVar("_T")
 
 
+class Sleeper:
+    """What a task sleeps on, `await Sleeper(loop)`, until `wake` runs the task at once, within its call.
+
+    A future has the loop run the task in the next round, and that round costs more than reading a short packet does.
+    This is what `asyncio.isfuture` calls a Future-like object.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_loop", "_run", "is_cancelled")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asyncio_future_blocking = False
+        self._run: tuple[contextvars.Context, Callable[[Sleeper], object]] | None = None
+        self.is_cancelled = False
+
+    def wake(self) -> None:
+        """Run the task that sleeps, unless it was woken before. Not within a task."""
+        run, self._run = self._run, None
+        if run is not None:
+            run[0].run(run[1], self)
+
+    def __await__(self) -> "Generator[Sleeper, None, None]":
+        """Sleep."""
+        self._asyncio_future_blocking = True
+        yield self
+
+    # -- what a task asks of a future ---------------------------------------------------------------------
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """See `asyncio.Future`."""
+        return self._loop
+
+    def add_done_callback(self, call: Callable[["Sleeper"], object], *, context: contextvars.Context) -> None:
+        """See `asyncio.Future`."""
+        self._run, self.is_cancelled = (context, call), False
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (a task passes it)
+        """See `asyncio.Future`."""
+        if self._run is None:
+            return False
+        self.is_cancelled = True
+        self._loop.call_soon(self.wake)
+        return True
+
+    def result(self) -> None:
+        """See `asyncio.Future`."""
+        if self.is_cancelled:
+            raise asyncio.CancelledError
+
+
 class AsyncReceiveQueue(ReceiveQueue):
-    """A receive queue that tasks take from. Made in the loop.
+    """A receive queue that tasks take from.
 
     The loop is woken only when a task waits, so once for a burst however many chunks that is.
 
     Args:
+        loop: where the tasks are.
         connection: where the bytes come from.
         limit: how many bytes wait here, at most.
         across_reconnects: go on when the connection is closed and opened again; see `end_with`.
         claimed: whether there is somebody to take. Otherwise nobody is held up: once it is full it is given up.
     """
 
-    def __init__(self, connection: SerialConnection, limit: int, *, across_reconnects: bool, claimed: bool) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()
-        self._asleep = False
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: SerialConnection,
+        limit: int,
+        *,
+        across_reconnects: bool,
+        claimed: bool,
+    ) -> None:
+        self.loop = loop
+        self._sleeper = Sleeper(loop)  # of the first task that sleeps; mostly there is no other
+        self._sleepers: list[Sleeper] = []
+        self.on_arrival: Callable[[], object] = self._wake
+        """Called in the loop when something has come, if `is_awaited`. By itself it wakes the tasks in `sleep`."""
+        self.is_awaited = False
         self._claimed = claimed
-        own = SerialConnection.Signals
-        stream = StreamSignals(own.OPENED, own.DATA_RECEIVED, own.CLOSED)
-        super().__init__(connection, stream, limit, across_reconnects=across_reconnects)
+        super().__init__(connection, limit, across_reconnects=across_reconnects)
 
     def end_with(self, manager: ConnectionManager) -> None:
         """End when the manager is disconnected or torn down: with an error if it gave up.
@@ -52,51 +113,64 @@ class AsyncReceiveQueue(ReceiveQueue):
 
     def claim(self) -> bool:
         """There is somebody to take now. Whether everything is still here."""
-        with self.change:
+        with self.lock:
             self._claimed = True
             return not self.is_abandoned
 
-    async def next(self) -> tuple[bytes, bool]:
-        """Wait for the next bytes; being cancelled loses none of them.
+    def take_now(self) -> tuple[bytes, bool] | None:
+        """Take what there is.
 
         Returns:
-            Bytes of one opening of the port, and whether they are the first of it.
+            Bytes of one opening of the port, and whether they are the first of it; None if something may come yet.
 
         Raises:
             StopAsyncIteration, ConnectionException: nothing more will come.
         """
-        if self.data:
-            await asyncio.sleep(0)  # everybody else in the loop has a turn even if there is always something here
-        while True:
-            with self.change:
-                is_first, data = self.is_first_of_opening(), self.take(MOST_AT_ONCE)
-                if data:
-                    return data, is_first
-                if self.ended:
-                    break
-                self._asleep = True
-                self._arrived.clear()
-            await self._arrived.wait()
+        with self.lock:
+            if self.data:
+                is_first = bool(self._beginnings) and self.is_first_of_opening()
+                return self.take(MOST_AT_ONCE), is_first
+            if not self.ended:
+                self.is_awaited = True
+                return None
         if self.error is None:
             raise StopAsyncIteration
         raise ConnectionException(self.error.message, self.error)
+
+    def sleep(self) -> Sleeper:
+        """What to await after `take_now` gave None. Everybody who sleeps is woken."""
+        sleeper = self._sleeper
+        if self._sleepers:
+            self._sleepers = [other for other in self._sleepers if not other.is_cancelled]
+            sleeper = Sleeper(self.loop)
+        self._sleepers.append(sleeper)
+        return sleeper
+
+    def _wake(self) -> None:
+        sleepers, self._sleepers = self._sleepers, []
+        for sleeper in sleepers:
+            sleeper.wake()
 
     # -- on other threads ---------------------------------------------------------------------------------
 
     def notify(self) -> None:
         """Wake whoever waits. The lock is held."""
-        super().notify()
-        if self._asleep:
-            self._asleep = False
-            call_in_loop(self.loop, self._arrived.set)
+        if not self.is_awaited:
+            return
+        self.is_awaited = False
+        dispatch = signals.current_dispatch()
+        if isinstance(dispatch, LoopDispatch) and dispatch.loop is self.loop:
+            dispatch.afterwards.append(self.on_arrival)
+        else:
+            call_in_loop(self.loop, self.on_arrival)
 
     def is_wanted(self) -> bool:
         """Whether somebody may still take something."""
-        return super().is_wanted() and not self.loop.is_closed()
+        return not (self.is_abandoned or self.ended or self.loop.is_closed())
 
     def wait_for_room(self) -> None:
         """Wait until there is room, if there is somebody to make it."""
-        with self.change:
+        with self.lock:
             self.is_abandoned = self.is_abandoned or not self._claimed
         if not self.is_abandoned:
             super().wait_for_room()

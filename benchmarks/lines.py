@@ -97,12 +97,26 @@ def farm(_fd: int, _ack: int, count: int) -> int:
     return sum(os.write(lines[int(order)][0], b"x") for order in sys.stdin)
 
 
+def many(_fd: int, _ack: int, count: int, seconds: float, chunk: int, period: float) -> int:
+    """Hold many lines; once told, write to each of them once in a period."""
+    lines = [open_line() for _ in range(count)]
+    print(*(path for _, path in lines), flush=True)
+    sys.stdin.readline()
+    start, data = time.perf_counter(), b"x" * chunk
+    for turn in range(round(seconds / period)):
+        for far, _ in lines:
+            os.write(far, data)
+        time.sleep(max(0, start + (turn + 1) * period - time.perf_counter()))
+    return count * round(seconds / period) * chunk
+
+
 MODES: dict[str, Callable[..., int]] = {"stream": stream, "stamps": stamps, "packets": packets, "farm": farm}
+MODES["many"] = many
 
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: end with the reader's process, whatever we wait for
     mode, *descriptors, params = sys.argv[1:]
-    if mode != "farm":
+    if mode not in ("farm", "many"):
         print("ready", flush=True)
         sys.stdin.readline()
     print(MODES[mode](*map(int, descriptors), **json.loads(params)), flush=True)

@@ -200,6 +200,33 @@ def hold(peer: Peer, lines: int, seconds: float = 0, breaking: bool = False) -> 
     return figures
 
 
+def many(peer: Peer, lines: int, seconds: float, chunk: int = 10, period: float = 0.1) -> Figures:
+    """Open many lines; on each of them some bytes come ten times a second. All have to come."""
+    farm = Writer("many", count=lines, seconds=seconds, chunk=chunk, period=period)
+    got, complete = [0] * lines, threading.Event()
+    expected = round(seconds / period) * chunk
+
+    def counting(index: int) -> Receiver:
+        def receive(data: bytes) -> None:
+            got[index] += len(data)
+
+        return receive
+
+    receivers = [counting(index) for index in range(lines)]
+    for path, receiver in zip(farm.greeting.split(), receivers, strict=True):
+        peer.start(path, receiver)
+    spent = stopwatch()
+    farm.tell("go")
+    farm.hear()
+    limit = time.perf_counter() + 10
+    while sum(got) < lines * expected and time.perf_counter() < limit:
+        complete.wait(0.01)
+    wall, cpu = spent()
+    if got != [expected] * lines:
+        raise RuntimeError(f"{sum(got)} bytes came of {lines * expected}")
+    return {"CPU ms/s": cpu / wall * 1e3}
+
+
 def stop(peer: Peer, times: int) -> Figures:
     """Stop a reader that waits."""
     took, threads, (_, receiver) = [], [], hearing()
@@ -273,6 +300,7 @@ METRICS = {
     "latency": Metric("16 bytes each 2 ms, pinned", latency, "p50 us, p99 us", 5, {"count": 1500}),
     "idle": Metric("50 silent lines", hold, "CPU ms/s, wake-ups/s", 3, {"lines": 50, "seconds": 3.0}),
     "a line": Metric("of 100 beyond the first", hold, "KiB, threads, descriptors", 3, {"lines": 101}),
+    "1000 lines": Metric("100 bytes a second on each", many, "CPU ms/s", 1, {"lines": 1000, "seconds": 3.0}),
     "most": Metric("one more until it fails", hold, "lines", 1, {"lines": 1500, "breaking": True}),
     "stop": Metric("the slowest of ten", stop, "ms, threads left", 3, {"times": 10}),
     "reconnect": Metric("from when the line is back after 2 s", reconnect, "ms", 3, {"seconds": 2.0}, "manages"),

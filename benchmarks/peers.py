@@ -125,6 +125,45 @@ def cnxman(path: str, receiver: Receiver, managed: bool = False, **options: int)
     return connection.disconnect  # type: ignore[no-any-return]
 
 
+def cnxman_asyncio(path: str, receiver: Receiver, managed: bool = False, **options: int) -> Stop:
+    library, aio = import_module("cnxman"), import_module("cnxman.aio")
+    connection = library.SerialConnection(path, BAUD, **options)
+    line = aio.AsyncManager(library.ConnectionManager(connection)) if managed else aio.AsyncConnection(connection)
+    entered = threading.Event()
+
+    async def forward() -> None:
+        async with line:
+            chunks = line.data()
+            entered.set()
+            async for chunk in chunks:
+                receiver(chunk)
+
+    async def cancel() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def start() -> "asyncio.Task[None]":
+        return asyncio.create_task(forward())
+
+    task = asyncio.run_coroutine_threadsafe(start(), event_loop()).result(10)
+    if not entered.wait(10):
+        raise RuntimeError(f"it could not be opened: {connection.last_error}")
+    return lambda: asyncio.run_coroutine_threadsafe(cancel(), event_loop()).result(10)
+
+
+def cnxman_protocol(path: str, receiver: Receiver) -> Stop:
+    library, aio = import_module("cnxman"), import_module("cnxman.aio")
+    line = aio.AsyncConnection(library.SerialConnection(path, BAUD))
+    protocol = type("Forward", (asyncio.Protocol,), {"data_received": staticmethod(receiver)})
+
+    async def start() -> None:
+        aio.attach(line, protocol)
+        await line.__aenter__()
+
+    asyncio.run_coroutine_threadsafe(start(), event_loop()).result(10)
+    return lambda: asyncio.run_coroutine_threadsafe(line.__aexit__(None, None, None), event_loop()).result(10)
+
+
 def pyserial_port(path: str) -> Any:
     return import_module("serial").Serial(path, BAUD, timeout=5)
 
@@ -174,10 +213,12 @@ PEERS = {
     "serialx threads": Peer("its read in a thread, with a time-out and a flag", serialx_thread, SERIALX),
     "serialx asyncio": Peer("on one event loop in a thread", partial(on_event_loop, SERIALX), SERIALX),
     "cnxman 0.0.2": Peer("the original's SerialListener", original, "serial", 64, manages=True),
+    "cnxman asyncio": Peer("AsyncConnection, async for, on one event loop", cnxman_asyncio, "cnxman", manages=True),
+    "cnxman attach": Peer("AsyncConnection, an asyncio.Protocol", cnxman_protocol, "cnxman"),
     "cnxman.compat": Peer("its Serial in a thread", compat, "cnxman", manages=True, port=compat_port),
     "cnxman": Peer("SerialConnection", cnxman, "cnxman", manages=True),
 }
-QUICK = ["floor", "pyserial ReaderThread", "cnxman.compat", "cnxman"]
+QUICK = ["floor", "pyserial ReaderThread", "cnxman.compat", "cnxman asyncio", "cnxman"]
 
 
 def missing(name: str) -> str | None:

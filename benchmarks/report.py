@@ -5,7 +5,21 @@ from collections.abc import Mapping, Sequence
 
 Samples = Mapping[str, Mapping[str, Sequence[Mapping[str, float] | None]]]  # by metric, reader, round
 
-BOUNDS = (  # a figure of cnxman's (of cnxman.compat's, for read), or its ratio to another's, and what it must be
+FAST = "pyserial-asyncio-fast"
+OUR_OWN = ("cnxman", "cnxman asyncio", "cnxman attach")
+Bounds = Sequence[tuple[str, str, str, str | None, str, float]]
+BOUNDS_IN_LOOP: Bounds = (  # the same of its asyncio face
+    ("asyncio: packet CPU vs pyserial-asyncio-fast", "packets", "CPU us", FAST, "<=", 1.15),
+    ("asyncio: packet CPU vs serialx", "packets", "CPU us", "serialx asyncio", "<=", 1),
+    ("asyncio: flood CPU/MB vs pyserial-asyncio-fast", "flood", "CPU ms/MB", FAST, "<=", 0.5),
+    ("asyncio: flood MB/s vs pyserial-asyncio-fast", "flood", "MB/s", FAST, ">=", 2),
+    ("asyncio: 300 KB/s CPU vs pyserial-asyncio-fast", "300 KB/s", "CPU ms/s", FAST, "<=", 1.15),
+    ("asyncio: latency p99 vs pyserial-asyncio-fast", "latency", "p99 us", FAST, "<=", 1),
+    ("asyncio: threads a line", "a line", "threads", None, "<=", 0.01),
+    ("asyncio: KiB a line", "a line", "KiB", None, "<=", 12),
+    ("asyncio: most lines", "most", "lines", None, ">=", 1500),
+)
+BOUNDS: Bounds = (  # a figure of cnxman's (of cnxman.compat's, for read), or its ratio to another's, and its limit
     ("flood CPU/MB vs ReaderThread", "flood", "CPU ms/MB", "pyserial ReaderThread", "<=", 0.5),
     ("flood MB/s vs ReaderThread", "flood", "MB/s", "pyserial ReaderThread", ">=", 1.2),
     ("packet CPU vs floor", "packets", "CPU us", "floor", "<=", 1.05),
@@ -66,8 +80,9 @@ def table(samples: Samples, peers: Sequence[str]) -> str:
 def bounds(samples: Samples) -> list[str]:
     """Return a line for each thing that must hold and was measured."""
     lines = []
-    for title, metric, key, to, sign, limit in BOUNDS:
-        ours = "cnxman.compat" if metric.startswith("read(") else "cnxman"
+    rows = [("cnxman.compat" if row[1].startswith("read(") else "cnxman", row) for row in BOUNDS]
+    rows += [("cnxman asyncio", row) for row in BOUNDS_IN_LOOP]
+    for ours, (title, metric, key, to, sign, limit) in rows:
         value = median(samples, metric, key, ours, to)
         if value is not None:
             rounded = round(value, 2)  # 4,679 calls a second are half of 9,356
@@ -88,7 +103,7 @@ def svg(samples: Samples, peers: Sequence[str]) -> str:
         for peer, value in shown.items():
             y += 20
             width = max(1, 480 * min(value / full, 1))
-            kind, colour = ("cnxman", OURS) if peer == "cnxman" else ("other", OTHER)
+            kind, colour = ("cnxman", OURS) if peer in OUR_OWN else ("other", OTHER)
             arrow = " →" if value > full else ""
             parts += [
                 f'<text x="172" y="{y}" fill="{INK}" text-anchor="end">{peer}</text>',

@@ -1,0 +1,24 @@
+"""The scenarios there are, by name."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Scenario(NamedTuple):
+    """`limit` is how long a scenario may take, in seconds."""
+
+    body: Callable[[], None]
+    limit: float
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(limit: float = 30) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Enters the function that it decorates among the scenarios, under the function's name."""
+
+    def enter(body: Callable[[], None]) -> Callable[[], None]:
+        SCENARIOS[body.__name__] = Scenario(body, limit)
+        return body
+
+    return enter

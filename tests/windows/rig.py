@@ -167,8 +167,8 @@ class Windows:
         }
 
     def __enter__(self) -> "Windows":
-        # In the foreground: the server that Wine starts by itself leads a session. A pseudo-terminal that it opens becomes
-        # its controlling terminal, and it dies of SIGHUP at the pull.
+        # In the foreground: the server that Wine starts by itself leads a session, so that a pseudo-terminal it opens
+        # becomes its controlling terminal, and it dies of SIGHUP at the pull.
         self._stop_server()
         self._spawn([SERVER, "-f", "-p"], subprocess.DEVNULL)
         # Wine's services would hold the output of the first program open for as long as they live.

@@ -1,7 +1,7 @@
 """What Wine 8 lacks of Windows; in the guest's Python this is `sitecustomize`.
 
-`serial.tools.list_ports` looks up one function of cfgmgr32 when it is imported. It calls it for adapters only, and there
-is none here: any other function will do.
+`serial.tools.list_ports` looks up one function of cfgmgr32 when it is imported. It calls it for adapters only, and
+there is none here: any other function will do.
 """
 
 import ctypes

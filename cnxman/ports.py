@@ -22,6 +22,7 @@ import serial
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
+from cnxman import _windows_ports
 from cnxman._ports.watch import Callback
 from cnxman._ports.watch import PortEvent as PortEvent
 from cnxman._ports.watch import PortWatch as PortWatch
@@ -42,6 +43,13 @@ _handler_packages.append("cnxman._urlhandlers")
 
 _UNSETTLED = 0.05
 """A folder's time stamp is coarse (a tick of the kernel's, 1 to 10 ms): a younger one, in seconds, is not relied on."""
+
+_FTDI = 0x0403
+
+_CHANNELS = "ABCD"
+
+_UNLISTED = 1.0
+"""For so long, in seconds, Windows' own list of adapters may be behind its list of ports."""
 
 BY_ID = "/dev/serial/by-id"
 """Where udev keeps links that are named after adapters."""
@@ -183,9 +191,18 @@ class UsbName:
         """Whether a listed port is this adapter."""
         return (
             (info.vid, info.pid) == (self.vid, self.pid)
-            and self.serial_number in (None, info.serial_number)
+            and (self.serial_number is None or self._is_numbered(info.serial_number))
             and self.location in (None, info.location)
         )
+
+    def _is_numbered(self, number: str | None) -> bool:
+        """Whether this is the adapter's number; FTDI's driver for Windows puts the letter of a channel behind it."""
+        if number == self.serial_number:
+            return True
+        if self.vid != _FTDI or not number or not self.serial_number:
+            return False
+        shorter, longer = sorted((number, self.serial_number), key=len)
+        return longer[:-1] == shorter and longer[-1] in _CHANNELS
 
 
 def parse_usb(url: str) -> UsbName:
@@ -268,20 +285,20 @@ def node_of(port: str) -> str:
 class Presence:
     """Whether a port is there, cheaply enough to be asked twenty times a second.
 
-    For a device name that is one `stat` (4 us here). A URL that names an adapter is looked up (25 ms) only after
-    something in /dev has changed. For other URLs, and where there is no /dev, it cannot be told.
+    For a device name that is one `stat` (4 us here), or a look into Windows' registry. A URL that names an adapter is
+    looked up (25 ms) only after something in /dev, or in that registry, has changed. For other URLs it cannot be told.
     """
 
     def __init__(self, port: str) -> None:
         self._port = port
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: Hashable = None
         self._answer: Hashable | None = None
 
     def __call__(self) -> Hashable | None:
         """None if it cannot be told, False while the port is absent, else what tells this device from the next."""
         scheme = scheme_of(self._port)
-        if os.name != "posix" or scheme not in ("", "usb", "hwgrep"):
+        if scheme not in ("", "usb", "hwgrep"):
             return None
         if not scheme:
             return _node(self._port)
@@ -289,20 +306,33 @@ class Presence:
             return self._look_up(scheme)
 
     def _look_up(self, scheme: str) -> Hashable | None:
-        try:
-            folder = os.stat("/dev")
-        except OSError:
+        change = _last_change()
+        if change is None:
             return None
-        stamp = (folder.st_ino, folder.st_mtime_ns)
+        stamp, at, unsettled = change
         if stamp != self._stamp:
             self._answer = _usb_node(self._port) if scheme == "usb" else _grep_node(self._port)
-            if abs(time.time() - folder.st_mtime) > _UNSETTLED:
+            if abs(time.time() - at) > unsettled:
                 self._stamp = stamp
         return self._answer
 
 
+def _last_change() -> tuple[Hashable, float, float] | None:
+    """When ports came or went: a time stamp, the same in seconds, and for how long it may be too early to rely on."""
+    if _windows_ports.is_windows():
+        change = _windows_ports.last_change()
+        return None if change is None else (*change, _UNLISTED)
+    try:
+        folder = os.stat("/dev")
+    except OSError:
+        return None
+    return (folder.st_ino, folder.st_mtime_ns), folder.st_mtime, _UNSETTLED
+
+
 def _node(path: str) -> Hashable:
     """What tells one node from another of the same name: a new one has another inode or change time."""
+    if _windows_ports.is_windows():
+        return _windows_ports.identity(path)
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -409,11 +409,6 @@ def test_of_other_urls_it_cannot_be_told(port: str) -> None:
     assert SerialConnection(port).presence() is None
 
 
-def test_elsewhere_than_on_posix_it_cannot_be_told(monkeypatch: pytest.MonkeyPatch, pty: Pty) -> None:
-    monkeypatch.setattr(os, "name", "nt")
-    assert Presence(pty.path)() is None
-
-
 def test_a_name_that_is_none_is_absent() -> None:
     assert Presence("/dev/no\0such")() is False
     assert Presence("x" * 5000)() is False

@@ -17,8 +17,12 @@ class Serial(serial.Serial):
         Raises:
             serial.SerialException: if it is not there, if several adapters match, or as `serial.Serial.open`.
         """
-        self.portstr = ports.find_usb(str(self.port))
-        super().open()
+        url = str(self.port)
+        self.portstr = self.name = ports.find_usb(url)  # what is opened: on POSIX the first, on Windows the second
+        try:
+            super().open()
+        finally:
+            self.name = url
 
 
 def serial_class_for_url(url: str) -> tuple[str, type[Serial]]:

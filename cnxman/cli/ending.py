@@ -9,9 +9,9 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
-from cnxman.cli.stdio import is_pipe
+from cnxman.cli.stdio import is_abandoned, is_pipe
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 
 _LOOK_EVERY = 0.1
 """Seconds between two looks, where `poll` can't wait."""
@@ -36,7 +36,7 @@ class Ending:
     def __enter__(self) -> Self:
         """Take over the signals."""
         for name in _SIGNALS:
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            number = getattr(signal, name, None)  # Windows has no SIGHUP, the others no SIGBREAK
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._on_signal)
         return self
@@ -77,6 +77,8 @@ class Ending:
     def _wait_once(self, most: float | None) -> None:
         if self._bell is None:
             time.sleep(_LOOK_EVERY if most is None else min(most, _LOOK_EVERY))
+            if is_abandoned(self._output):
+                self.end()
         elif self._bell.wait_for_closed(self._output, most):
             self.end()
 
@@ -107,7 +109,7 @@ class _Bell:
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         if output is not None and is_pipe(output):
-            poll.register(output, 0)  # an error is told in any case
+            poll.register(output, select.POLLHUP)  # an error is told in any case, but on macOS not without this
         happened = dict(poll.poll(None if most is None else most * 1000))
         if self._out in happened:
             os.read(self._out, 64)  # a signal's number; its handler is called about now

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from cnxman.basics import ConnectionException
+from cnxman.cli import windows_console
 from cnxman.cli.stdio import write_all
 
 _WIDTH = 12  # of the word that says what it is: "disconnected" is the longest
@@ -21,7 +22,9 @@ _COLOURS = {
 
 def wants_colour(descriptor: int) -> bool:
     """Whether to use colour there: on a terminal that can show it, unless NO_COLOR is set."""
-    return os.isatty(descriptor) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    if not os.isatty(descriptor) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return windows_console.console is None or windows_console.console.show_colours(descriptor)
 
 
 class Events:

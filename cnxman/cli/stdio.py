@@ -3,9 +3,12 @@
 Python's own `sys.stdout` collects, translates line ends, and complains at the end of a process whose pipe was closed.
 """
 
+import errno
 import os
 import select
 import stat
+
+from cnxman.cli import windows_console
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -37,6 +40,10 @@ def write_all(descriptor: int, data: bytes) -> None:
             written = os.write(descriptor, data)
         except BlockingIOError:  # another process made the pipe we share non-blocking
             select.select([], [descriptor], [])
+        except OSError as error:
+            if error.errno == errno.EINVAL and is_pipe(descriptor):  # Windows' word for it
+                raise BrokenPipeError(errno.EPIPE, "nobody reads the pipe any more") from error
+            raise
         else:
             if written == len(data):
                 return
@@ -62,8 +69,12 @@ def is_pipe(descriptor: int) -> bool:
 
 def is_abandoned(descriptor: int) -> bool:
     """Whether this is a pipe that nobody reads any more, as far as the system tells without a write."""
-    if not (hasattr(select, "poll") and is_pipe(descriptor)):
+    if not is_pipe(descriptor):
+        return False
+    if windows_console.console is not None:
+        return windows_console.console.is_abandoned(descriptor)
+    if not hasattr(select, "poll"):
         return False
     poll = select.poll()
-    poll.register(descriptor, 0)
+    poll.register(descriptor, select.POLLHUP)  # asked for, since macOS tells nothing else
     return bool(poll.poll(0))

@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-from importlib import import_module
 from types import TracebackType
 from typing import Self
 
+from cnxman.cli import windows_console
 from cnxman.cli.stdio import STDIN, STDOUT, read_some
 
 try:
@@ -15,16 +15,16 @@ except ImportError:  # Windows
 else:
     HAVE_TERMIOS = True
 
-_msvcrt = import_module("msvcrt") if os.name == "nt" else None
-
 
 def is_ours(descriptor: int) -> bool:
     """Whether this is a terminal that we may use: a job in the background would be stopped for it."""
     if not os.isatty(descriptor):
         return False
+    if windows_console.console is not None:
+        return windows_console.console.is_console(descriptor)
     try:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
-    except (AttributeError, OSError):  # Windows; or a terminal that controls no jobs
+    except (AttributeError, OSError):  # it controls no jobs
         return True
 
 
@@ -48,9 +48,11 @@ class RawTerminal:
                 self._change(STDIN)
             if self._as_it_is and is_ours(STDOUT):
                 self._change(STDOUT)
-        elif _msvcrt is not None:
-            for descriptor in (STDIN, STDOUT):  # else each LF would become CR LF
-                _msvcrt.setmode(descriptor, getattr(os, "O_BINARY", 0))
+        elif windows_console.console is not None:
+            for descriptor in (STDIN, STDOUT):
+                windows_console.console.make_binary(descriptor)
+            if self._as_it_is:
+                windows_console.console.show_raw(STDOUT)
         return self
 
     def __exit__(
@@ -59,6 +61,8 @@ class RawTerminal:
         """Let it be as it was."""
         for descriptor, before in reversed(self._before):
             _set(descriptor, before)
+        if windows_console.console is not None:
+            windows_console.console.restore()
 
     def _change(self, descriptor: int) -> None:
         before = termios.tcgetattr(descriptor)
@@ -82,4 +86,5 @@ def _set(descriptor: int, attributes: "termios._AttrReturn") -> None:
 
 def read_keys() -> bytes:
     """Wait for keys, and return them; b"" when the terminal is gone."""
-    return read_some(STDIN) if _msvcrt is None else bytes(_msvcrt.getch())
+    console = windows_console.console
+    return read_some(STDIN) if console is None else console.read_keys()

@@ -1,6 +1,7 @@
 """The parts of the command by themselves: keys, line ends, shapes, what is held back, and what other systems lack."""
 
 import argparse
+import errno
 import importlib
 import os
 import re
@@ -28,6 +29,7 @@ from cnxman.cli import monitor as monitor_module
 from cnxman.cli import output as output_module
 from cnxman.cli import stdio as stdio_module
 from cnxman.cli import terminal as terminal_module
+from cnxman.cli import windows_console as console_module
 from cnxman.cli.ending import Ending
 from cnxman.cli.events import Events
 from cnxman.cli.keys import Command, Keys, LineEnds, Unknown, echo_of
@@ -527,7 +529,10 @@ def test_without_poll_the_end_is_looked_for(monkeypatch):
         threading.Timer(0.05, ending.end, [3]).start()
         assert ending.wait() == 3
         assert ending.comes_within(0)
-    assert not stdio_module.is_abandoned(1)
+    out, in_ = os.pipe()
+    os.close(out)
+    assert not stdio_module.is_abandoned(in_), "it can't be told"
+    os.close(in_)
 
 
 def test_an_end_is_final_and_may_be_asked_for_any_number_of_times():
@@ -551,14 +556,156 @@ def test_signals_are_given_back_and_who_comes_late_does_no_harm():
     ending.end()
 
 
-def test_a_terminal_by_the_means_of_windows(monkeypatch):
-    modes = []
-    console = SimpleNamespace(getch=lambda: b"k", setmode=lambda descriptor, mode: modes.append(descriptor))
-    monkeypatch.setattr(terminal_module, "_msvcrt", console)
+class Kernel32:
+    """Windows' calls about a console, for a console that is at some descriptors."""
+
+    def __init__(self, *consoles, colours=True):
+        self.modes = dict.fromkeys(consoles, 3)
+        self.code_page = 850
+        self.colours = colours
+        self.is_abandoned = False
+
+    def GetConsoleMode(self, handle, mode):
+        if handle.value - 100 not in self.modes:
+            return 0
+        mode._obj.value = self.modes[handle.value - 100]
+        return 1
+
+    def SetConsoleMode(self, handle, mode):
+        if not self.colours:
+            return 0
+        self.modes[handle.value - 100] = mode.value
+        return 1
+
+    def GetConsoleOutputCP(self):
+        return self.code_page
+
+    def SetConsoleOutputCP(self, number):
+        self.code_page = number
+
+    def WriteFile(self, handle, data, size, written, overlapped):
+        assert (data, size) == (b"", 0)
+        return not self.is_abandoned
+
+
+class Msvcrt:
+    """What Python's module of that name has of a console, with keys typed ahead."""
+
+    def __init__(self, keys=""):
+        self.keys = list(keys)
+        self.binary = []
+
+    def get_osfhandle(self, descriptor):
+        if descriptor > 2:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return descriptor + 100
+
+    def setmode(self, descriptor, mode):
+        self.binary.append(descriptor)
+
+    def getwch(self):
+        return self.keys.pop(0)
+
+    def kbhit(self):
+        return bool(self.keys)
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """A console of Windows' at standard output and error, while standard input is NUL."""
+    kernel32, msvcrt = Kernel32(1, 2), Msvcrt()
     monkeypatch.setattr(terminal_module, "HAVE_TERMIOS", False)
+    monkeypatch.setattr(console_module, "console", console_module.WindowsConsole(kernel32, msvcrt))
+    monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor in (0, 1, 2))
+    return SimpleNamespace(kernel32=kernel32, msvcrt=msvcrt)
+
+
+def test_windows_console_is_raw_while_entered_and_as_before_at_the_end(windows):
     with terminal_module.RawTerminal(keys=True, as_it_is=True):
-        assert modes == [0, 1]
-    assert terminal_module.read_keys() == b"k"
+        assert windows.msvcrt.binary == [0, 1]
+        assert windows.kernel32.modes == {1: 3 | 4 | 8, 2: 3}
+        assert windows.kernel32.code_page == 65001
+    assert windows.kernel32.modes == {1: 3, 2: 3}
+    assert windows.kernel32.code_page == 850
+
+
+def test_windows_console_that_shows_lines_keeps_its_mode(windows):
+    with terminal_module.RawTerminal(keys=True, as_it_is=False):
+        assert windows.kernel32.modes == {1: 3, 2: 3}
+    assert windows.kernel32.code_page == 850
+
+
+def test_windows_pipe_at_standard_output_has_no_mode(windows):
+    windows.kernel32.modes.clear()
+    with terminal_module.RawTerminal(keys=True, as_it_is=True):
+        assert windows.kernel32.code_page == 850
+
+
+def test_nul_is_no_terminal_of_windows(windows):
+    assert not terminal_module.is_ours(0)
+    assert terminal_module.is_ours(1)
+    assert not console_module.console.is_console(7)
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("k", b"k"),
+        ("\u00e4", b"\xc3\xa4"),
+        ("\xe0H", b"\x1b[A"),
+        ("\0S", b"\x1b[3~"),
+        ("\xe0", b"\xc3\xa0"),  # the letter
+        ("\0;x", b"x"),  # F1 means nothing
+        ("\ud83d\ude00", "\U0001f600".encode()),
+        ("\ud83dx", b"\xef\xbf\xbdx"),
+        ("\uffff", b""),
+        ("\x03", b"\x03"),
+    ],
+)
+def test_key_of_windows_is_sent_as_a_terminal_sends_it(windows, typed, sent):
+    windows.msvcrt.keys = list(typed)
+    assert terminal_module.read_keys() == sent
+
+
+def test_colours_of_windows_where_the_console_takes_them(windows, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert events_module.wants_colour(2)
+    assert windows.kernel32.modes[2] == 3 | 4
+    assert not events_module.wants_colour(0)
+    windows.kernel32.colours = False
+    assert not events_module.wants_colour(1)
+
+
+def test_windows_pipe_that_nobody_reads_ends_the_command(windows, monkeypatch):
+    monkeypatch.delattr(ending_module.select, "poll")
+    monkeypatch.setattr(stdio_module, "is_pipe", lambda descriptor: True)
+    with Ending(1) as ending:
+        assert not ending.comes_within(0.01)
+        windows.kernel32.is_abandoned = True
+        assert ending.wait() == 0
+
+
+def test_console_of_windows_is_found_by_ctypes(monkeypatch):
+    assert console_module.find_console() is None
+    monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt())
+    monkeypatch.setattr(console_module.ctypes, "WinDLL", lambda name: Kernel32(1), raising=False)
+    assert console_module.find_console().is_console(1)
+
+
+def test_closed_pipe_of_windows_is_a_broken_pipe(monkeypatch):
+    def refuse(descriptor, data):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    out, in_ = os.pipe()
+    monkeypatch.setattr(stdio_module.os, "write", refuse)
+    with pytest.raises(BrokenPipeError):
+        stdio_module.write_all(in_, b"x")
+    monkeypatch.setattr(stdio_module, "is_pipe", lambda descriptor: False)
+    with pytest.raises(OSError, match="Invalid argument"):
+        stdio_module.write_all(in_, b"x")
+    os.close(out)
+    os.close(in_)
 
 
 def test_a_terminal_where_there_is_neither(monkeypatch):

@@ -1,6 +1,6 @@
 """All scenarios: importing their modules enters them in the registry, in the order in which they run."""
 
-from . import lines
+from . import command, lines
 from .registry import SCENARIOS
 
-__all__ = ["SCENARIOS", "lines"]
+__all__ = ["SCENARIOS", "command", "lines"]

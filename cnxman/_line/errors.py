@@ -10,6 +10,7 @@ import os
 import stat
 
 from cnxman import ports
+from cnxman._line.windows_errors import WindowsPortError
 
 _IN_USE = {errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK}
 
@@ -64,7 +65,9 @@ class SilenceError(TimeoutError):
 
 def loss_message(port: str, error: Exception, number: int | None) -> str:
     """Why a line that was up is lost."""
-    if isinstance(error, MultipleReadersError):
+    if isinstance(error, WindowsPortError):
+        words = str(error.strerror)
+    elif isinstance(error, MultipleReadersError):
         words = "it was ready to be read but gave no data; was it unplugged, or does another program read from it?"
     elif isinstance(error, SilenceError):
         words = str(error.strerror)
@@ -77,7 +80,9 @@ def loss_message(port: str, error: Exception, number: int | None) -> str:
 
 def open_message(port: str, error: Exception, number: int | None) -> str:
     """Why a port could not be opened, with a hint what to do."""
-    if number in (errno.EACCES, errno.EPERM):
+    if isinstance(error, WindowsPortError):
+        words = str(error.strerror)
+    elif number in (errno.EACCES, errno.EPERM):
         words = _forbidden(ports.node_of(port))
     elif number in _IN_USE:
         words = _in_use(ports.node_of(port))
@@ -93,7 +98,9 @@ def open_message(port: str, error: Exception, number: int | None) -> str:
 
 def control_message(port: str, error: Exception, number: int | None) -> str:
     """Why a port could not be configured, or asked for the level of a modem line."""
-    if number in (errno.ENOTTY, errno.EINVAL):
+    if isinstance(error, WindowsPortError):
+        words = str(error.strerror)
+    elif number in (errno.ENOTTY, errno.EINVAL):
         words = f"the port has no such thing ({_text(error)})"
     elif isinstance(error, _CLOSED_UNDER_IT):
         words = _LOSSES[errno.EBADF]

@@ -1,7 +1,10 @@
 """An open port, safe to share between threads that read, write and close it: what all kinds of line have in common.
 
 * `cnxman._line.posix`: pyserial's own POSIX port, and `socket://`, by their descriptor.
+* `cnxman._line.windows`: Windows' own ports, by their own methods.
 * `cnxman._line.url`: every other port (`spy://`, `loop://`, `rfc2217://`), by its own methods.
+
+The last two share `cnxman._line.calls`.
 
 Which one it is is chosen once for each opening, in `cnxman._line.kinds`.
 """
@@ -19,6 +22,7 @@ from typing import Protocol, TypeVar
 import serial
 
 from cnxman import _fork
+from cnxman._line.windows_errors import windows_error
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -63,6 +67,47 @@ class Line(Protocol):
 
     def close(self) -> None:
         """Close the port. No other thread may be reading then."""
+
+
+class Reader(Protocol):
+    """How one thread waits for a line's input."""
+
+    def wait(self) -> int:
+        """Wait for something to read.
+
+        Returns:
+            What to tell `ReadableLine.read_available`; 0 once the line was stopped.
+
+        Raises:
+            Exception: the line is lost, or has been silent for too long.
+        """
+
+    def wait_for_loss(self, timeout: float) -> int:
+        """Wait up to `timeout` seconds for a loss, without reading. Returns, and raises, as `wait` does; or 0."""
+
+
+class ReadableLine(Line, Protocol):
+    """A line's input, for a `ReceiveBuffer`: threads take turns in reading it."""
+
+    lock: threading.Lock
+    """Held during each read, and at each change of who reads."""
+    stopped: bool
+
+    def reader(self) -> Reader:
+        """What one more thread waits with."""
+
+    def read_available(self, events: int, most: int = CHUNK) -> bytes:
+        """What there is to read, up to `most` bytes. The lock is held, and `events` are those of the wait.
+
+        Returns:
+            b"" if there was nothing after all.
+
+        Raises:
+            Exception: the line is lost.
+        """
+
+    def in_waiting(self) -> int:
+        """How many bytes wait to be read. Raises what the port does if it is lost."""
 
 
 class Source(Protocol):
@@ -153,10 +198,20 @@ def closed_error() -> OSError:
 
 
 def open_port(port: serial.Serial) -> None:
-    """Open a port of pyserial's."""
+    """Open a port of pyserial's.
+
+    Raises:
+        Exception: what pyserial raises; on Windows with an errno and a hint.
+    """
     _fork.after_in_child(port, abandon_port)
-    with _fork_guard(port):
-        port.open()
+    try:
+        with _fork_guard(port):
+            port.open()
+    except Exception as error:
+        explained = windows_error(error, opening=True)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def close_port(port: serial.Serial) -> None:

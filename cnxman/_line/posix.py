@@ -12,7 +12,6 @@ called (see `cnxman._line.receive_buffer`).
 import errno
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +22,8 @@ import serial
 from cnxman import _fork
 from cnxman._line.errors import HangUpError, MultipleReadersError, PeerClosedError, SilenceError
 from cnxman._line.port import CHUNK, IncompleteWriteError, WriteLock, close_port, closed_error, stalled_error
+from cnxman._line.url import is_socket
+from cnxman._line.waiting import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, Poller, new_poller
 from cnxman._line.wakeup import WakeUp
 
 try:
@@ -31,7 +32,7 @@ try:
 except ImportError:  # not a POSIX system
     _POSIX = False
 else:
-    _POSIX = hasattr(select, "poll")
+    _POSIX = True
 
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -57,8 +58,23 @@ def has_descriptor(port: serial.Serial) -> bool:
     return own or is_socket(port)
 
 
-def is_socket(port: serial.Serial) -> bool:
-    return type(port).__module__ == "serial.urlhandler.protocol_socket"
+class _PosixReader:
+    """How one thread waits for a line's input; see `cnxman._line.port.Reader`."""
+
+    def __init__(self, line: "PosixLine") -> None:
+        self._line = line
+        self._poller = line.poller()
+        self._poller_for_loss: Poller | None = None
+
+    def wait(self) -> int:
+        """See `Reader.wait`."""
+        return self._line.wait(self._poller)
+
+    def wait_for_loss(self, timeout: float) -> int:
+        """See `Reader.wait_for_loss`."""
+        if self._poller_for_loss is None:
+            self._poller_for_loss = self._line.poller_for_loss()
+        return self._line.poll_hang_up(self._poller_for_loss, timeout)
 
 
 class PosixLine:
@@ -98,18 +114,30 @@ class PosixLine:
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    def poller(self, events: int = 1) -> "select.poll":
-        """A poll object for one more thread. Without `events` it reports nothing but a hang-up, and the wake-up."""
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN if events else 0)
-        poller.register(self._wakeup.fileno(), select.POLLIN)
+    def reader(self) -> "_PosixReader":
+        """See `ReadableLine.reader`."""
+        return _PosixReader(self)
+
+    def poller(self) -> Poller:
+        """A poll object for one more thread that waits for something to read."""
+        poller = self._poller_for(POLLIN)
         # pyserial's own pipe: its end hangs up when somebody else closes the port under us, which poll would not tell.
         watch = getattr(self.port, "pipe_abort_read_r", None)
-        if watch is not None and events:
-            poller.register(watch, select.POLLIN)
+        if watch is not None:
+            poller.register(watch, POLLIN)
         return poller
 
-    def wait(self, poller: "select.poll") -> int:
+    def poller_for_loss(self) -> Poller:
+        """A poll object that reports nothing but the wake-up and a hang-up, which macOS reports only when asked for."""
+        return self._poller_for(POLLHUP)
+
+    def _poller_for(self, events: int) -> Poller:
+        poller = new_poller(self._fd)
+        poller.register(self._fd, events)
+        poller.register(self._wakeup.fileno(), POLLIN)
+        return poller
+
+    def wait(self, poller: Poller) -> int:
         """Wait for something to read.
 
         Returns:
@@ -123,30 +151,34 @@ class PosixLine:
             if not self.port.is_open:
                 raise _closed_elsewhere_error()
             found = poller.poll(None if self._idle is None else self._idle * 1000)
-            if len(found) == 1 and found[0][0] == self._fd and not found[0][1] & select.POLLNVAL:
+            if len(found) == 1 and found[0][0] == self._fd and not found[0][1] & POLLNVAL:
                 return found[0][1]
             events = self._sort_events(poller, dict(found))
             if events:
                 return events
         return 0
 
-    def _sort_events(self, poller: "select.poll", found: dict[int, int]) -> int:
+    def _sort_events(self, poller: Poller, found: dict[int, int]) -> int:
         """What `wait` found besides the port being ready: a stop, a time-out, pyserial's own pipe."""
         if not self.is_open:
             return 0
         if not found:
             raise silence_error(self._idle)
-        if found.get(self._fd, 0) & select.POLLNVAL:  # closed, so the number may be another file's in a moment
+        if found.get(self._fd, 0) & POLLNVAL:  # closed, so the number may be another file's in a moment
             raise _closed_elsewhere_error()
         for number in found.keys() - {self._fd}:  # somebody has called the port's close, or its cancel_read
-            if found[number] & (select.POLLHUP | select.POLLNVAL):
+            if found[number] & (POLLHUP | POLLNVAL):
                 raise _closed_elsewhere_error()
             poller.unregister(number)
         return found.get(self._fd, 0)
 
-    def poll_hang_up(self, poller: "select.poll", timeout: float) -> int:
-        """Wait up to `timeout` seconds for a hang-up, with a poller made without events; poll's events, or 0."""
+    def poll_hang_up(self, poller: Poller, timeout: float) -> int:
+        """Wait up to `timeout` seconds for a hang-up, with a poller for losses; poll's events, or 0."""
         return next((events for number, events in poller.poll(timeout * 1000) if number == self._fd), 0)
+
+    def in_waiting(self) -> int:
+        """See `ReadableLine.in_waiting`."""
+        return self.port.in_waiting
 
     def read_available(self, events: int, most: int = CHUNK) -> bytes:
         """What there is to read, up to `most` bytes. The lock is held, and `events` are those of `wait`.
@@ -183,7 +215,7 @@ class PosixLine:
         """An empty read: a hang-up, or somebody else was quicker. Only poll's events tell them apart."""
         if self._is_socket:
             raise PeerClosedError(errno.ECONNRESET, "the far end closed the connection")
-        if events & (select.POLLHUP | select.POLLERR):
+        if events & (POLLHUP | POLLERR):
             raise HangUpError(errno.EIO, "the port hung up")
         self._empty_reads += 1
         if self._empty_reads >= EMPTY_READS:
@@ -241,9 +273,7 @@ class PosixLine:
                 raise closed_error()
             self._writers += 1
         try:
-            poller = select.poll()
-            poller.register(self._fd, select.POLLOUT)
-            poller.register(self._wakeup.fileno(), select.POLLIN)
+            poller = self._poller_for(POLLOUT)
             left = None if timeout is None else self._write_lock.remaining(timeout, began)
             if not poller.poll(None if left is None else left * 1000):
                 raise stalled_error(timeout)

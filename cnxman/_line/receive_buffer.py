@@ -28,12 +28,10 @@ this costs a 64-byte packet nothing that can be measured, handing over costs 0.7
 """
 
 import logging
-import select
 import threading
 
 from cnxman import _fork
-from cnxman._line.port import CHUNK
-from cnxman._line.posix import PosixLine
+from cnxman._line.port import CHUNK, ReadableLine, Reader
 from cnxman._threads import library_thread
 
 _logger = logging.getLogger(__name__)
@@ -62,12 +60,12 @@ class ReceiveBuffer:
         limit: the buffer's size in bytes.
     """
 
-    def __init__(self, line: PosixLine, limit: int) -> None:
+    def __init__(self, line: ReadableLine, limit: int) -> None:
         self._line = line
         self._lock = line.lock
         self._change = threading.Condition(self._lock)
         self._limit = limit
-        self._poller = line.poller()
+        self._reader = line.reader()
         self._data = bytearray()
         self._buffering = False
         self._error: Exception | None = None
@@ -91,7 +89,7 @@ class ReceiveBuffer:
         while True:
             if self._buffering and ((buffered := self._take_buffered()) or self._ended):
                 return buffered
-            events = self._line.wait(self._poller)
+            events = self._reader.wait()
             if not events:
                 return b""
             with self._lock:
@@ -140,7 +138,7 @@ class ReceiveBuffer:
         with self._lock:
             if self.is_delivering or self._data:
                 return False
-            return not (self._line.is_open and self._line.port.in_waiting)
+            return not (self._line.is_open and self._line.in_waiting())
 
     def end(self) -> None:
         """Stop, wait for the overflow reader to end, and close. By the listener or, while it is busy, for it."""
@@ -195,10 +193,10 @@ class ReceiveBuffer:
 
     def _read_overflow(self) -> None:
         """Read whenever the line is buffering; sleep otherwise."""
-        poller, hang_up_only = self._line.poller(), self._line.poller(0)
+        reader = self._line.reader()
         while self._wait_for_buffering():
             try:
-                while self._read_once(poller, hang_up_only):
+                while self._read_once(reader):
                     pass
             except Exception as error:
                 if self._note_loss(error):
@@ -210,17 +208,16 @@ class ReceiveBuffer:
             self._change.wait_for(lambda: self._ended or (self._buffering and not self._line.stopped))
             return not self._ended
 
-    def _read_once(self, poller: "select.poll", hang_up_only: "select.poll") -> bool:
+    def _read_once(self, reader: Reader) -> bool:
         """Read once into the buffer; False when the listener reads again, or the line was stopped."""
         room = self._room()
-        events = self._line.wait(poller) if room else self._line.poll_hang_up(hang_up_only, FULL_INTERVAL)
+        events = reader.wait() if room else reader.wait_for_loss(FULL_INTERVAL)
         with self._lock:
             if not self._buffering or self._line.stopped:
                 return False
             if events:
-                self._data += self._line.read_available(
-                    events, room or CHUNK
-                )  # after a hang-up: the little that is left
+                # Without room it is after a hang-up: the little that is left.
+                self._data += self._line.read_available(events, room or CHUNK)
         return True
 
     def _room(self) -> int:

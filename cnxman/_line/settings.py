@@ -1,5 +1,6 @@
 """A serial port's settings: checked before anything is opened, and applied to an open port."""
 
+import sys
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import serial
@@ -9,6 +10,8 @@ from cnxman._line.port import READ_SLICE
 
 if TYPE_CHECKING:  # what stands in for pyserial may lack it
     from serial.rs485 import RS485Settings
+
+_TIMEOUTS = {"timeout", "write_timeout"}
 
 LONGEST = 2_000_000
 """The longest time-out, in seconds: 23 days. What waits for a line takes milliseconds, in 32 bits."""
@@ -91,6 +94,9 @@ def adapt_to_scheme(url: str, settings: Settings) -> Settings:
     that it is given from the start the one that it is read with.
     """
     suits = settings.copy()
+    if sys.platform == "win32" and ports.scheme_of(url) in ("", "usb", "hwgrep"):
+        for name in _TIMEOUTS & suits.keys():
+            suits[name] = None  # it is read, and written, without any: see `cnxman._line.windows`
     if ports.scheme_of(url) == "rfc2217":
         if "write_timeout" in suits:
             suits["write_timeout"] = None

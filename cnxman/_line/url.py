@@ -1,152 +1,128 @@
-"""A port that is read and written by its own methods: `spy://`, `loop://`, `rfc2217://`, and all ports of Windows."""
+"""A port that one of pyserial's URLs leads to, by its own methods: `spy://`, `loop://`, `rfc2217://` and the like."""
 
+import contextlib
 import errno
 import queue
-import threading
-import time
-from collections.abc import Callable
-from typing import TypeVar
+import select
 
 import serial
 
-from cnxman import _fork
-from cnxman._line.errors import SilenceError
-from cnxman._line.port import CHUNK, READ_SLICE, IncompleteWriteError, WriteLock, close_port, closed_error
-
-_Result = TypeVar("_Result")
+from cnxman._line.calls import CallLine
+from cnxman._line.errors import PeerClosedError
+from cnxman._line.port import CHUNK, READ_SLICE, stalled_error
 
 
-class UrlLine:
-    """A port that is read and written by its own methods.
+def url_line(port: serial.Serial, idle_timeout: float | None) -> CallLine:
+    """Take a port into service that is read and written by its own methods.
 
     Args:
         port: an open port.
         idle_timeout: raise `SilenceError` when nothing came for so many seconds; None waits for ever.
     """
+    return CallLine(port, idle_timeout, UrlCalls(port))
 
-    def __init__(self, port: serial.Serial, idle_timeout: float | None) -> None:
-        self.port = port
-        self._idle = idle_timeout
-        self._stopped = threading.Event()
-        self._write_lock = WriteLock()
-        self._delivering = False
+
+def is_socket(port: serial.Serial) -> bool:
+    """Whether this is pyserial's `socket://`."""
+    return type(port).__module__ == "serial.urlhandler.protocol_socket"
+
+
+class UrlCalls:
+    """See `cnxman._line.calls.Calls`. A read waits for a slice of time, since not every such port can cancel one."""
+
+    can_cancel = False
+
+    def __init__(self, port: serial.Serial) -> None:
+        self._is_socket = is_socket(port)
+        # Then pyserial's write, when it may not wait, tells exactly how much went out. (It spins if nothing can.)
+        self._tells_room = self._is_socket or (isinstance(port, serial.Serial) and hasattr(port, "fileno"))
+        received = getattr(port, "_read_buffer", None)
+        self._received: queue.Queue[bytes | None] | None = received if isinstance(received, queue.Queue) else None
         self._lost: Exception | None = None
-        self._limit_reads()
-        _fork.after_in_child(self, UrlLine.abandon)
 
-    @property
-    def is_open(self) -> bool:
-        """See `Line.is_open`."""
-        return not self._stopped.is_set()
+    def configure(self, port: serial.Serial) -> None:
+        """See `Calls.configure`."""
+        if port.timeout is None or not 0 < port.timeout <= READ_SLICE:
+            port.timeout = READ_SLICE
+        if self._tells_room:
+            if port.write_timeout != 0:
+                port.write_timeout = 0
+        elif port.write_timeout == 0:
+            port.write_timeout = READ_SLICE
 
-    def read(self) -> bytes:
-        """The next bytes, as soon as there are any; b"" once the line was stopped. Raises at a loss."""
-        came = time.monotonic()
-        while not self._stopped.is_set():
-            data = self._read_now()
-            if data:
-                self._delivering = True
-                return data
-            if self._idle is not None and time.monotonic() - came >= self._idle:
-                raise SilenceError(errno.ETIMEDOUT, f"nothing came from it for {self._idle} s")
-        return b""
-
-    def _read_now(self) -> bytes:
-        """What there is, waited for for a slice. A loss raises only after all that was received before it."""
-        # rfc2217: its own read raises once its connection has ended, whatever it has received, or taken, by then.
-        received = getattr(self.port, "_read_buffer", None)
-        if not isinstance(received, queue.Queue):
-            received = None
+    def read(self, port: serial.Serial) -> bytes:
+        """See `Calls.read`. A loss raises only after all that was received before it."""
         data = b""
         if self._lost is None:
             try:
-                data = self.port.read(1)
-                if data and received is None:
-                    waiting = min(self.port.in_waiting, CHUNK)
-                    data += self.port.read(waiting) if waiting else b""
+                data = bytes(port.read(1))
             except Exception as error:
                 self._lost = error
-        if received is not None and (data or self._lost is not None):
-            data += _all_of(received)
+        # rfc2217: its own read raises once its connection has ended, whatever it has received, or taken, by then.
+        if self._received is not None and (data or self._lost is not None):
+            data += _all_of(self._received)
         if self._lost is not None and not data:
             raise self._lost
         return data
 
-    def _limit_reads(self) -> None:
-        if self.port.timeout is None or not 0 < self.port.timeout <= READ_SLICE:
-            self.port.timeout = READ_SLICE
+    def read_rest(self, port: serial.Serial, most: int) -> bytes:
+        """See `Calls.read_rest`."""
+        if self._received is not None:
+            return b""
+        if self._is_socket:  # its in_waiting says 0 or 1
+            port.timeout = 0
+            try:
+                return bytes(port.read(most))
+            finally:
+                port.timeout = READ_SLICE
+        count = min(port.in_waiting, most)
+        return bytes(port.read(count)) if count > 0 else b""
 
-    def write(self, data: bytes, timeout: float | None) -> int:
-        """Write all of `data`; see `Line.write`.
-
-        Raises:
-            IncompleteWriteError: it says how much went out, as far as the port tells.
-        """
-        sent = 0
+    def write(self, port: serial.Serial, piece: bytes, timeout: float | None) -> int:
+        """See `Calls.write`."""
+        if self._tells_room and not select.select([], [port.fileno()], [], READ_SLICE)[1]:
+            return 0
         try:
-            with self._write_lock.held(timeout):
-                while sent < len(data):
-                    sent += self._write_some(data[sent:])
-        except Exception as error:
-            raise IncompleteWriteError(sent, error) from error
-        return sent
+            written = port.write(piece)
+        except (serial.SerialTimeoutException, queue.Full) as error:  # the latter from loop://
+            raise stalled_error(timeout) from error
+        return len(piece) if written is None else int(written)
 
-    def _write_some(self, data: bytes) -> int:
-        if self._stopped.is_set():
-            raise closed_error()
-        written = self.port.write(data)
-        self._write_lock.progress()
-        return len(data) if written is None else int(written)
+    def cancel_read(self, port: serial.Serial) -> bool:  # noqa: ARG002 (it returns soon anyway)
+        """See `Calls.cancel_read`."""
+        return False
 
-    def use(self, what: Callable[[serial.Serial], _Result]) -> _Result:
-        """Do something short with the port."""
-        if self._stopped.is_set():
-            raise closed_error()
-        try:
-            return what(self.port)
-        finally:
-            self._limit_reads()
-
-    def wait_for_stop(self, timeout: float) -> None:
-        """See `Line.wait_for_stop`."""
-        self._stopped.wait(timeout)
-
-    def stop(self) -> None:
-        """Make reads and writes return soon."""
-        self._stopped.set()
-
-    def abandon(self) -> None:
-        """In a forked child: it is closed. The port itself is closed by `cnxman._line.port.abandon_port`."""
-        self._stopped = threading.Event()  # the lock of the other one may be held for ever
-        self._stopped.set()
-
-    def close(self) -> None:
-        """Close the port."""
-        self._stopped.set()
-        close_port(self.port)
-
-    # -- a source for the reading thread; see `cnxman._line.port.Source` ----------------------------------
-
-    def begin_delivery(self) -> None:
-        """See `Source.begin_delivery`."""
-        self._delivering = True
-
-    def end_delivery(self) -> None:
-        """See `Source.end_delivery`."""
-        self._delivering = False
-
-    @property
-    def is_delivering(self) -> bool:
-        """See `Source.is_delivering`. This port may be closed at any time."""
+    def cancel_write(self, port: serial.Serial) -> bool:
+        """See `Calls.cancel_write`. A write to a port that tells when there is room returns soon anyway."""
+        cancel = None if self._tells_room else getattr(port, "cancel_write", None)
+        if cancel is None:
+            return False
+        cancel()
         return True
 
-    def is_drained(self) -> bool:
-        """See `Source.is_drained`. It may overlook what the reader takes this very moment."""
-        return not (self._delivering or (self.is_open and self.port.in_waiting))
+    def check(self, port: serial.Serial) -> None:
+        """See `Calls.check`. On a closed port there is nothing to ask for."""
+        with contextlib.suppress(AttributeError, TypeError):
+            self.in_waiting(port)
 
-    def end(self) -> None:
-        """See `Source.end`."""
-        self.close()
+    def in_waiting(self, port: serial.Serial) -> int:
+        """See `Calls.in_waiting`."""
+        return int(port.in_waiting)
+
+    def explain(self, error: Exception) -> Exception:
+        """See `Calls.explain`. `socket://` says no number when the other end has closed the connection."""
+        if self._is_socket and isinstance(error, serial.SerialException) and not _has_number(error):
+            return PeerClosedError(errno.ECONNRESET, "the far end closed the connection")
+        return error
+
+
+def _has_number(error: BaseException | None) -> bool:
+    """Whether an errno stands anywhere in the chain."""
+    while error is not None:
+        if getattr(error, "errno", None) is not None:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _all_of(received: "queue.Queue[bytes | None]") -> bytes:

@@ -1266,10 +1266,6 @@ def test_without_termios_every_port_is_read_by_its_own_methods(pty: Pty, monkeyp
     there = runpy.run_path(descriptor_line.__file__)
     assert there["has_descriptor"](serial.serial_for_url(pty.path, do_not_open=True)) is False
     monkeypatch.undo()
-    monkeypatch.delattr(select, "poll")
-    there = runpy.run_path(descriptor_line.__file__)
-    assert there["has_descriptor"](serial.serial_for_url(pty.path, do_not_open=True)) is False
-    monkeypatch.undo()
     monkeypatch.setattr(descriptor_line, "_POSIX", False)
     connection = SerialConnection(pty.path, exclusive=True)
     hearer = Hearer(connection)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnxman import ConnectionException, ConnectionManager, RetryPolicy, SerialConnection
+from cnxman._line.kinds import make_line
 from cnxman._line.posix import PosixLine
 from cnxman._line.receive_buffer import ReceiveBuffer
-from cnxman._line.url import UrlLine
 from cnxman.framing import FixedLength, Framer, Lines
 from cnxman.reading import ReceiveQueue, SerialReader
 from cnxman.testing import SimulatedDevice
@@ -560,9 +560,9 @@ def test_when_all_that_came_was_told(serial_device: SimulatedDevice) -> None:
 
 def test_when_all_that_came_by_url_was_told() -> None:
     with serial.serial_for_url("loop://") as port:
-        source = UrlLine(port, None)
+        line, source = make_line(port, None, 1000)
         assert source.is_drained()
-        source.write(b"x", None)
+        line.write(b"x", None)
         assert not source.is_drained()
         assert source.read() == b"x"
         assert not source.is_drained()

@@ -1,7 +1,7 @@
 """The command `cnxman demo`: a line that is lost and comes back, without any hardware.
 
-The device is simulated, on a pseudo-terminal. The manager, the connection and the receivers are those that a program
-of one's own would use.
+The device is simulated, on a pseudo-terminal or in memory. The manager, the connection and the receivers are those that
+a program of one's own would use.
 """
 
 import time
@@ -27,15 +27,10 @@ def run(pace: float = 1.0) -> int:
         pace: how long a second of the story lasts, in seconds.
 
     Returns:
-        The exit status: 0, or 1 where there are no pseudo-terminals.
+        The exit status.
     """
     events = Events(STDOUT)
-    try:
-        device = SimulatedDevice()
-    except NotImplementedError as error:
-        events.tell("error", str(error))
-        return 1
-    with Ending(STDOUT) as ending, device:
+    with Ending(STDOUT) as ending, SimulatedDevice() as device:
         connection = SerialConnection(device.port, 115200)
         manager = ConnectionManager(connection)
 

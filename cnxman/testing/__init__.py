@@ -13,9 +13,10 @@ With pytest, a test with the argument `serial_device` gets a device that is plug
 
 `ManualClock` makes long outages short: the waits of a manager's recovery use it instead of the system's clock.
 
-The port is a pseudo-terminal, so it is there on Linux and the like, not on Windows, where this module does
-import. It has no modem lines, carries no break, and works at whatever baud rate, parity and size the host sets; bytes
-stay whole. (With parity or 7 bits, a host that sets the same again within a few milliseconds may be refused: EINVAL.)
+The port is a pseudo-terminal, which any program can open. It has no modem lines, carries no break, and works at
+whatever baud rate, parity and size the host sets; bytes stay whole. (With parity or 7 bits, a host that sets the same
+again within a few milliseconds may be refused: EINVAL.) On Windows, which has none, it is a URL that this process alone
+can open.
 """
 
 from cnxman.testing.device import SimulatedDevice

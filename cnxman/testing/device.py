@@ -9,6 +9,7 @@ from typing import Self
 from cnxman.testing.answers import Answering, Requests, check
 from cnxman.testing.faults import Faults, check_at_least_0
 from cnxman.testing.line import DRAIN_LOOK, Message, SimulatedLine
+from cnxman.testing.memory import MemoryPort
 from cnxman.testing.pty import HAVE_PTYS, PseudoTerminal
 from cnxman.testing.streams import Pace, Stream
 
@@ -16,7 +17,7 @@ _PATIENCE = 5.0  # seconds that unplug() and close() give the device's threads
 
 
 class SimulatedDevice(Faults):
-    r"""A device on a serial port, played by a pseudo-terminal and daemon threads of its own.
+    r"""A device on a serial port, played by a pseudo-terminal, or in memory, and daemon threads of its own.
 
         >>> import serial
         >>> with SimulatedDevice({b"*IDN?\n": b"ACME,1000\n"}) as device:
@@ -39,9 +40,11 @@ class SimulatedDevice(Faults):
         baudrate: the device sends no faster than this, at ten bits a byte; None: as fast as the host reads.
         seed: random faults are the same for the same seed.
         plugged: whether the device is plugged in from the beginning.
+        by_url: the port is a URL, `simulated://N`, which this process alone can open by `serial.serial_for_url`, and
+            so by a `SerialConnection`. None: so it is where the system has no pseudo-terminals, as Windows.
 
     Raises:
-        NotImplementedError: the system has no pseudo-terminals, as Windows.
+        NotImplementedError: by_url is False, and the system has no pseudo-terminals.
 
     """
 
@@ -53,14 +56,17 @@ class SimulatedDevice(Faults):
         baudrate: int | None = None,
         seed: int = 0,
         plugged: bool = True,
+        by_url: bool | None = None,
     ) -> None:
-        if not HAVE_PTYS:
-            raise NotImplementedError("SimulatedDevice needs POSIX pseudo-terminals, and this system has none")
+        if by_url is False and not HAVE_PTYS:
+            raise NotImplementedError("a device with a path needs POSIX pseudo-terminals, and this system has none")
         if baudrate is not None and baudrate <= 0:
             raise ValueError(f"baudrate must be above 0, or None for no limit, not {baudrate!r}")
         if answers is not None:
             check(answers, terminator)
-        super().__init__(SimulatedLine(Stream(seed, "sent"), Stream(seed, "received"), Pace(baudrate)))
+        in_memory = not HAVE_PTYS if by_url is None else by_url
+        streams = Stream(seed, "sent"), Stream(seed, "received")
+        super().__init__(SimulatedLine(*streams, Pace(baudrate), in_memory=in_memory))
         self._given = 0  # how much of what the host wrote has been given by receive()
         self._threads: list[Thread] = [self._line.thread]
         self._answering: Answering | None = None
@@ -116,7 +122,7 @@ class SimulatedDevice(Faults):
 
     @property
     def port(self) -> str:
-        """The path to open: always the same, and there while the device is plugged in."""
+        """The path, or URL, to open: always the same, and there while the device is plugged in."""
         return self._line.link.path
 
     @property
@@ -274,7 +280,7 @@ class SimulatedDevice(Faults):
 
     # What the methods share; called with the line's lock held
 
-    def _plugged(self) -> PseudoTerminal:
+    def _plugged(self) -> PseudoTerminal | MemoryPort:
         self._line.check_not_closed()
         if self._line.pty is None or not self.is_plugged:
             raise ConnectionError("the simulated device isn't plugged in")

@@ -1,12 +1,13 @@
 """The line of a simulated device: one thread that moves the bytes, and is the only one to hang up."""
 
 import math
-import select
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Condition, Thread
 
+from cnxman._line.waiting import POLLHUP, POLLIN, POLLOUT, POLLPRI
+from cnxman.testing.memory import MemoryLink, MemoryPort, MemoryWaker
 from cnxman.testing.pty import PortLink, PseudoTerminal, Waker
 from cnxman.testing.streams import Pace, Stream
 
@@ -37,7 +38,7 @@ class Message:
 
 
 class SimulatedLine:
-    """A pty, when plugged in, and what goes over it.
+    """A pty, or what stands in for one, when plugged in, and what goes over it.
 
     All attributes are guarded by `changed`, which is notified whenever there may be news. Only the line's own
     thread reads, writes and closes the master: while one thread waits for a descriptor, closing it in another
@@ -47,18 +48,19 @@ class SimulatedLine:
         outgoing: what happens to the bytes to the host.
         incoming: what happens to the bytes from the host.
         pace: how fast bytes go to the host.
+        in_memory: it is no pty, and the port is a URL.
 
     """
 
     hear: Callable[[bytes, int], None] | None = None
     """Told what the host wrote, and in which session, with `changed` held."""
 
-    def __init__(self, outgoing: Stream, incoming: Stream, pace: Pace) -> None:
+    def __init__(self, outgoing: Stream, incoming: Stream, pace: Pace, *, in_memory: bool = False) -> None:
         self.changed = Condition()
         self.outgoing = outgoing
         self.incoming = incoming
-        self.link = PortLink()
-        self.pty: PseudoTerminal | None = None
+        self.link: PortLink | MemoryLink = MemoryLink() if in_memory else PortLink()
+        self.pty: PseudoTerminal | MemoryPort | None = None
         self.received = bytearray()
         self.is_settled = False  # a host has the port open, and had its chance to discard old input
         self.session = 0  # counts the openings and closings of the port
@@ -69,7 +71,7 @@ class SimulatedLine:
         self._stalled_until = 0.0
         self._is_pulled = False
         self.is_closed = False
-        self._waker = Waker()
+        self._waker: Waker | MemoryWaker = MemoryWaker() if in_memory else Waker()
         self.thread = Thread(target=self._run, name=f"cnxman device {self.link.path}", daemon=True)
 
     # What other threads ask for; `changed` is held.
@@ -86,13 +88,18 @@ class SimulatedLine:
 
     def is_there(self) -> bool:
         """Tell whether a host has the port open at this moment."""
-        return self.pty is not None and not self._look(self.pty) & select.POLLHUP
+        return self.pty is not None and not self._look(self.pty) & POLLHUP
 
     def plug(self) -> None:
         """Plug the device in, which isn't."""
-        pty = PseudoTerminal()
-        self.link.show(pty.path)
-        self.pty = pty
+        if isinstance(self.link, MemoryLink):
+            memory = MemoryPort(self.link.path, self._waker.wake)
+            self.link.show(memory)
+            self.pty = memory
+        else:
+            pty = PseudoTerminal()
+            self.link.show(pty.path)
+            self.pty = pty
         self._waker.wake()
 
     def pull(self) -> None:
@@ -163,15 +170,15 @@ class SimulatedLine:
             self.queue.remove(message)
         self.changed.notify_all()
 
-    def _look(self, pty: PseudoTerminal) -> int:
+    def _look(self, pty: PseudoTerminal | MemoryPort) -> int:
         """Return the state of the pty.
 
         Whoever sees a hang-up notes it, for the host may open the port again before the thread looks; and does away
         with what tells that the host of before discarded its input, which would be taken for the next one's.
         """
         state = pty.state()
-        if state & select.POLLHUP:
-            if state & select.POLLPRI:
+        if state & POLLHUP:
+            if state & POLLPRI:
                 pty.read(0)
                 state = pty.state()
             self._note_presence(False, 0.0)
@@ -202,7 +209,7 @@ class SimulatedLine:
         if pty is None:
             return None, None, 0
         state = self._look(pty)
-        if not state & select.POLLHUP:
+        if not state & POLLHUP:
             self._note_presence(True, now)
         incoming, events_in = self._take_in(pty, state, now)
         outgoing, events_out = self._give_out(now)
@@ -213,27 +220,27 @@ class SimulatedLine:
         wait = min(incoming, outgoing)
         if self._opened_at is None:
             # The hang-up stands until somebody opens the port, and would end a wait for the master at once.
-            has_more = state & events_in & select.POLLIN
+            has_more = state & events_in & POLLIN
             return (0.0 if has_more else min(wait, LOOK)), None, 0
         if not self.is_settled:
             wait = min(wait, max(0.0, self._opened_at + SETTLE - now))
         return (None if wait == math.inf else wait), pty.master, events_in | events_out
 
-    def _take_in(self, pty: PseudoTerminal, state: int, now: float) -> tuple[float, int]:
+    def _take_in(self, pty: PseudoTerminal | MemoryPort, state: int, now: float) -> tuple[float, int]:
         """Read what there is; return how long to wait at most, and for which events."""
-        has_data = bool(state & select.POLLIN) and not state & select.POLLPRI
+        has_data = bool(state & POLLIN) and not state & POLLPRI
         self._meet_marks(self.incoming, has_data, now)
         if self.pty is None or now < self._stalled_until:
             return math.inf, 0
         if now < self.incoming.held_until:
             return self.incoming.held_until - now, 0
-        if state & select.POLLIN:
+        if state & POLLIN:
             data, discarded = pty.read(self.incoming.room())
             if discarded:
                 self._settle()
             self._receive(self.incoming.carry(data))
             self._meet_marks(self.incoming, False, now)  # a cut after these bytes is due with them
-        return math.inf, select.POLLIN
+        return math.inf, POLLIN
 
     def _receive(self, data: bytes) -> None:
         if data:
@@ -266,7 +273,7 @@ class SimulatedLine:
             self._pace.spend(len(chunk))
         message.wire = message.wire[self.pty.write(message.wire) :]
         if message.wire:
-            return math.inf, select.POLLOUT
+            return math.inf, POLLOUT
         if message.is_sent:
             self.queue.popleft()
             self.changed.notify_all()

@@ -91,6 +91,8 @@ class PseudoTerminal:
             if error.errno not in (errno.EAGAIN, errno.EIO):
                 raise
             return b"", False
+        if not packet:  # BSD's word, and macOS's, for: nobody has the port open
+            return b"", False
         if packet[0] == _PACKET_DATA:
             return packet[1:], False
         if packet[0] & _PACKET_IOCTL:

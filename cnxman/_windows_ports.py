@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Hashable
 from importlib import import_module
 from typing import Any
@@ -10,6 +11,11 @@ _winreg: Any = import_module("winreg") if os.name == "nt" else None
 
 _KEY = r"HARDWARE\DEVICEMAP\SERIALCOMM"
 """A driver enters its port here when the port is ready, and takes it out when the device is gone."""
+
+_UNSETTLED = 1.0
+"""A time stamp is coarse: a list younger than this, in seconds, may change again under the same one."""
+
+_cached: tuple[int, dict[str, str]] | None = None
 
 _EPOCH = 11_644_473_600
 """Seconds from 1601, where Windows' time stamps begin, to 1970."""
@@ -44,19 +50,30 @@ def identity(name: str) -> Hashable:
     Returns:
         False if it is not listed.
     """
-    wanted = name.removeprefix("\\\\.\\").strip().upper()
+    stamp, devices = _listed()
+    device = devices.get(name.removeprefix("\\\\.\\").strip().upper())
+    return (device, stamp) if device is not None else False
+
+
+def _listed() -> tuple[int, dict[str, str]]:
+    """When the list was last changed, and the driver's name for each port."""
+    global _cached  # noqa: PLW0603 (one for the process)
     with _opened() as key:
         if key is None:
-            return False
+            return 0, {}
         _, count, stamp = _winreg.QueryInfoKey(key)
+        if _cached is not None and _cached[0] == stamp:
+            return _cached
+        devices = {}
         for number in range(count):
             try:
                 device, port, _ = _winreg.EnumValue(key, number)
             except OSError:  # one was taken out meanwhile
-                return False
-            if str(port).upper() == wanted:
-                return (device, stamp)
-    return False
+                break
+            devices[str(port).upper()] = str(device)
+    if abs(time.time() - (stamp / 1e7 - _EPOCH)) > _UNSETTLED:
+        _cached = stamp, devices
+    return stamp, devices
 
 
 def _opened() -> contextlib.AbstractContextManager[Any]:

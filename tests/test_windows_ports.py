@@ -21,6 +21,7 @@ class Registry:
         self.values: list[tuple[str, str]] | None = []
         self.stamp = 0
         self.is_racing = False
+        self.read = 0
 
     def list(self, *values: tuple[str, str]) -> None:
         """What drivers have entered now."""
@@ -44,6 +45,7 @@ class Registry:
         return 0, len(self.values) + self.is_racing, self.stamp
 
     def EnumValue(self, key: object, number: int) -> tuple[str, str, int]:
+        self.read += 1
         assert self.values is not None
         if number >= len(self.values):
             raise OSError(22, "No more data is available.")
@@ -54,6 +56,7 @@ class Registry:
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     registry = Registry()
     monkeypatch.setattr(_windows_ports, "_winreg", registry)
+    monkeypatch.setattr(_windows_ports, "_cached", None)
     return registry
 
 
@@ -73,6 +76,16 @@ def test_presence_of_a_port_under_each_of_its_names(registry: Registry, name: st
     registry.list(USB)
     assert presence()
     assert presence() != first, "one that was put back is another"
+
+
+def test_presence_reads_a_list_that_has_not_changed_lately_once(registry: Registry) -> None:
+    registry.list((r"\Device\Serial0", "COM1"), USB)
+    registry.stamp -= 20_000_000
+    presence = Presence("COM5")
+    assert len({presence() for _ in range(10)}) == 1
+    assert registry.read == 2
+    registry.list()
+    assert presence() is False
 
 
 def test_presence_without_a_list_of_ports(registry: Registry) -> None:

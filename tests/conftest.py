@@ -22,7 +22,7 @@ if hasattr(signal, "SIGHUP"):
 def held() -> tuple[set[threading.Thread], int]:
     """What is held now: the library's threads, and how many descriptors."""
     threads = {thread for thread in threading.enumerate() if is_library_thread(thread)}
-    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    descriptors = len(os.listdir("/proc/self/fd")) if os.name == "posix" and os.path.isdir("/proc/self/fd") else 0
     return threads, descriptors
 
 

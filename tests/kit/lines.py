@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +24,9 @@ from cnxman.basics import Connection, ConnectionException
 from cnxman.serial import SerialConnection
 from tests.kit.managers import BOUND, wait_until
 from tests.kit.threads import is_library_thread
+
+with contextlib.suppress(ImportError):  # on Windows the host of `tests.windows` has the pseudo-terminals
+    import tty
 
 __all__ = ["BOUND", "Hearer", "Pty", "count_descriptors", "no_leak", "pattern", "run_script", "wait_until"]
 
@@ -165,6 +167,8 @@ def pattern(size: int, seed: int = 1) -> bytes:
 
 
 def count_descriptors() -> int:
+    if os.name != "posix":
+        return 0
     return len(os.listdir("/proc/self/fd")) - 1
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 
 from .rig import CHECKOUT, HERE, Guest, Message, RigError, Windows
 from .scenarios import SCENARIOS
+from .suite import run_suite
 
 VERSIONS = ("3.11", "3.12", "3.13")
 
@@ -93,11 +94,12 @@ def main() -> int:
     )
     parser.add_argument("--cache", default=os.path.join(CHECKOUT, ".cache", "windows"), help="default: %(default)s")
     arguments = parser.parse_args()
-    if unknown := set(arguments.scenarios) - set(SCENARIOS):
+    if unknown := set(arguments.scenarios) - set(SCENARIOS) - {"suite"}:
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     if arguments.list:
         for name, scenario in SCENARIOS.items():
             say(f"{name:22} {scenario.body.__doc__}")
+        say(f"{'suite':22} The ordinary tests, as far as they can run there.")
         return 0
     versions = arguments.python or ["3.11"]
     build = [os.path.join(HERE, "build.sh"), arguments.cache, *versions]
@@ -108,11 +110,17 @@ def main() -> int:
     os.makedirs(logs)
     started, report = time.monotonic(), Report()
     for version in versions:
-        names = arguments.scenarios or list(SCENARIOS)
+        names = [name for name in arguments.scenarios or SCENARIOS if name != "suite"]
         while names:
             with Windows(arguments.cache, version) as windows:
                 log = os.path.join(logs, f"{version}-{names[0]}.log")
                 names = names[run_scenarios(windows, log, names, report) :]
+        if not arguments.scenarios or "suite" in arguments.scenarios:
+            say("suite: the ordinary tests, on ports that the host lends")
+            log = os.path.join(logs, f"{version}-suite.log")
+            with Windows(arguments.cache, version) as windows:
+                passed, last = run_suite(windows, log)
+            report.check(last, passed, {} if passed else {"see": log})
     report.table()
     say(f"\n{report.failures or 'no'} failures, {time.monotonic() - started:.0f} s; logs are in {logs}")
     return 1 if report.failures else 0

@@ -99,10 +99,9 @@ def monitor_into_head() -> None:
 def twenty_megabytes() -> None:
     """20 MB through `cnxman monitor` without loss."""
     size = 20_000_000
-    with plugged(), cnxman("monitor", PORT, "--quiet") as process:
+    with plugged(), cnxman("monitor", PORT) as process:
+        Events(process).wait(b"connected")
         assert process.stdout is not None
-        ask("send", PORT, 8)
-        process.stdout.read(8)
         began, digest, count = now(), hashlib.sha256(), 0
         ask("send", PORT, size)
         while count < size and (data := process.stdout.read(min(65536, size - count))):

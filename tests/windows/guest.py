@@ -65,7 +65,7 @@ def figure(name: str, value: float, most: float | None = None, unit: str = "s") 
 # -- ports, as Windows lists them ---------------------------------------------------------------------------
 
 
-def _list(name: str, listed: bool) -> None:
+def list_port(name: str, listed: bool) -> None:
     """Windows lists its ports in the registry; Wine only those that were there when it began."""
     winreg = import_module("winreg")
     with winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DEVICEMAP\SERIALCOMM") as key:
@@ -79,7 +79,7 @@ def _list(name: str, listed: bool) -> None:
 def plug(name: str = PORT) -> float:
     """Plugs a port in; returns since when it has been listed."""
     ask("plug", name)
-    _list(name, True)
+    list_port(name, True)
     return now()
 
 
@@ -87,7 +87,7 @@ def pull(name: str = PORT) -> float:
     """Pulls a port out; returns when."""
     at = now()
     ask("pull", name)
-    _list(name, False)
+    list_port(name, False)
     return at
 
 
@@ -207,8 +207,6 @@ class Line:
 
 def run(name: str, body: Callable[[], None], limit: float) -> None:
     """Runs a scenario, and reports whatever ends it. After `limit` seconds the stacks go to the log."""
-    from cnxman._threads import LibraryThread
-
     _host.tell("begin", name=name)
     died: list[str] = []
     threading.excepthook = lambda args: died.append("".join(traceback.format_exception(args.exc_value)))
@@ -221,7 +219,7 @@ def run(name: str, body: Callable[[], None], limit: float) -> None:
     faulthandler.cancel_dump_traceback_later()
 
     def left() -> list[str]:
-        return [thread.name for thread in threading.enumerate() if isinstance(thread, LibraryThread)]
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("cnxman ")]
 
     with contextlib.suppress(AssertionError):
         wait_for(lambda: not left(), "no thread of the library")

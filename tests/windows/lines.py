@@ -1,11 +1,18 @@
 """What a managed line has to do on a COM port. The functions run in the guest."""
 
+import asyncio
+import errno
 import os
 import threading
 import time
+from collections.abc import Callable
+
+from cnxman import ConnectionException, ConnectionManager, SerialConnection, ports
+from cnxman.aio import AsyncManager
+from cnxman.framing import Lines
 
 from .data import numbered
-from .guest import PORT, Line, ask, check, figure, handles, now, plug, plugged, pull
+from .guest import PORT, Line, ask, check, figure, handles, list_port, now, plug, plugged, pull, wait_for
 from .registry import scenario
 
 LATE = 0.3
@@ -13,6 +20,9 @@ LATE = 0.3
 
 BACK = 0.5
 """So is a return."""
+
+STOP = 0.1
+"""A stop takes so long at most."""
 
 
 @scenario()
@@ -91,3 +101,211 @@ def stalled_receiver() -> None:
         go.set()
         line.wait_received(size)
         check("and arrived whole", bytes(line.received) == numbered(size), came=len(line.received))
+
+
+@scenario()
+def stops() -> None:
+    """A stop within 0.1 s: of an idle line, from a receiver, under a write that waits, with a full buffer."""
+    with plugged():
+        for name, busy in (("an idle line", _idle), ("a write that waits", _writing), ("a full buffer", _full)):
+            line = Line(buffer_size=1000)
+            with line:
+                afterwards = busy(line)
+                began = now()
+                line.manager.teardown()
+                figure(f"a stop of {name}", now() - began, STOP)
+                afterwards()
+        ended: list[float] = []
+        with Line() as line:
+
+            def stop(data: bytes) -> None:
+                began = now()
+                line.connection.disconnect()
+                ended.append(now() - began)
+
+            line.on_data = stop
+            ask("send", PORT, 8)
+            wait_for(lambda: ended, "the receiver's end")
+        figure("a stop from a receiver", ended[0], STOP)
+
+
+def _idle(line: Line) -> Callable[[], object]:
+    line.exchange()
+    return lambda: None
+
+
+def _writing(line: Line) -> Callable[[], object]:
+    """A write that waits; what it says must be true."""
+    ask("take", PORT)
+    ask("hold", PORT, True)
+    failed: list[ConnectionException] = []
+
+    def write() -> None:
+        try:
+            line.connection.write(numbered(300_000))
+        except ConnectionException as error:
+            failed.append(error)
+
+    threading.Thread(target=write).start()
+    time.sleep(0.5)  # it fills what there is to fill
+
+    def see() -> None:
+        wait_for(lambda: failed, "the end of the write")
+        ask("hold", PORT, False)
+        written = failed[0].written
+        came = ask("expect", PORT, written or 0, 5)
+        check("the count of bytes is true", written == came, written=written, came=came)
+
+    return see
+
+
+def _full(line: Line) -> Callable[[], object]:
+    stalled, go = threading.Event(), threading.Event()
+
+    def stall(data: bytes) -> None:
+        stalled.set()
+        go.wait(10)
+
+    line.on_data = stall
+    ask("send", PORT, 100_000)
+    stalled.wait(5)
+    time.sleep(0.3)
+    go.set()
+    return lambda: None
+
+
+@scenario(limit=60)
+def closing_under_a_write() -> None:
+    """100 disconnects while another thread writes: no crash, and each count is true."""
+    with plugged():
+        ask("hold", PORT, True)
+        for _ in range(100):
+            with Line() as line:
+                ends: list[object] = []
+
+                def write(line: Line = line, ends: list[object] = ends) -> None:
+                    try:
+                        ends.append(line.connection.write(bytes(300_000)))
+                    except ConnectionException as error:
+                        ends.append(error)
+
+                writer = threading.Thread(target=write)
+                writer.start()
+                time.sleep(0.002)
+                line.connection.disconnect()
+                writer.join(5)
+                if not (ends and isinstance(ends[0], ConnectionException)):
+                    check("a write ends with the line", False, ends=ends)
+                    return
+        check("100 disconnects under a write")
+
+
+@scenario()
+def writes_of_four_threads() -> None:
+    """Writes of four threads arrive whole and unmixed."""
+    with plugged(), Line() as line:
+        ask("take", PORT)
+        messages = [bytes([65 + number]) * 5000 + b"\n" for number in range(4)]
+        threads = [
+            threading.Thread(target=lambda m=message: [line.connection.write(m) for _ in range(5)])
+            for message in messages
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        ask("expect", PORT, 4 * 5 * 5001, 10)
+        came = ask("take", PORT).encode().splitlines(keepends=True)
+        check("20 messages are whole", sorted(came) == sorted(messages * 5), sizes=[len(line) for line in came])
+
+
+@scenario()
+def write_timeouts() -> None:
+    """A write fails after `write_timeout` seconds without progress, with a true count; 0 is soon, not a spin."""
+    for timeout in (0.5, 0):
+        with plugged(), Line(write_timeout=timeout) as line:
+            ask("hold", PORT, True)
+            began, used = now(), time.process_time()
+            try:
+                line.connection.write(numbered(200_000))
+                check("a write to a line that takes nothing fails", False)
+            except ConnectionException as error:
+                written = error.written
+            figure(f"a write that times out after {timeout} s", now() - began, timeout * 4 + 0.5)
+            check("it does not spin", time.process_time() - used < 0.5)
+            ask("hold", PORT, False)
+            came = ask("expect", PORT, written or 0, 5)
+            check("the count of bytes is true", written == came, written=written, came=came)
+
+
+@scenario()
+def names() -> None:
+    """Every way to write COM5 leads to it; what is no port is a clear error."""
+    with plugged():
+        for name in ("COM5", "com5", r"\\.\COM5", "com5 "):
+            with Line(name) as line:
+                line.exchange()
+            check(f"{name!r} is the port")
+        for name, words in (
+            ("COM0", "there is no such port"),
+            ("COM999", "there is no such port"),
+            (r"\\.\COM77", "there is no such port"),
+            ("NUL", "no serial port"),
+        ):
+            connection = SerialConnection(name)
+            opened = connection.try_connect()
+            told = str(connection.last_error)
+            connection.teardown()
+            check(f"{name!r} is refused in words", not opened and words in told, told=told)
+
+
+@scenario()
+def words() -> None:
+    """A pull and what fails after it are told in words, with a number."""
+    with plugged():
+        with Line() as line:
+            pull()
+            line.when("recovering", 0)
+            lost = line.connection.last_error
+            wait_for(lambda: "no such port" in str(line.why()), "the words of an attempt")
+        check("the loss", lost is not None and "unplugged" in str(lost) and lost.errno == errno.ENXIO, lost=lost)
+
+
+@scenario()
+def presence() -> None:
+    """What a look at the registry costs, with 20 ports listed."""
+    for number in range(20):
+        list_port(f"COM{number + 20}", True)
+    with plugged():
+        look = ports.Presence(PORT)
+        time.sleep(1.1)  # until the list is known not to change any more under the same time stamp
+        first = look()
+        began = now()
+        for _ in range(100):
+            look()
+        figure("a look for the port", (now() - began) * 10, 5, "ms")
+        check("the port is seen", bool(first) and look() == first)
+    check("its absence is seen", look() is False)
+    for number in range(20):
+        list_port(f"COM{number + 20}", False)
+
+
+@scenario()
+def asyncio_face() -> None:
+    """asyncio on its Proactor loop: data both ways, an outage, the end."""
+
+    async def main() -> None:
+        manager = ConnectionManager(SerialConnection(PORT, 115200))
+        async with AsyncManager(manager) as line:
+            frames = line.frames(Lines())
+            ask("send", PORT, 16)
+            check("frames come", [await anext(frames), await anext(frames)] == [b"0000000", b"0000001"])
+            check("all is written", await line.write(b"x" * 100) == 100)
+            await asyncio.to_thread(pull)
+            await asyncio.to_thread(plug)
+            check("the line is back", await asyncio.to_thread(manager.wait_until_connected, 5))
+            await asyncio.to_thread(ask, "send", PORT, 8)
+            check("they come after an outage", await anext(frames) == b"0000000")
+
+    with plugged():
+        asyncio.run(asyncio.wait_for(main(), 20))

@@ -217,13 +217,18 @@ class Windows:
         self._running.append(process)
         return process
 
+    @property
+    def devices(self) -> str:
+        """The folder of Wine's device names."""
+        return os.path.join(self._prefix, "dosdevices")
+
     def python(self, *arguments: str) -> "subprocess.Popen[bytes]":
         """Starts Python in the guest; its output, both kinds, is the pipe `stdout`. (Wine's Python needs pipes.)"""
         return self._spawn(["wine", self._python, "-u", *arguments], subprocess.PIPE)
 
     def plug(self, name: str) -> None:
         """Plugs a COM port in."""
-        self.ports[name] = Port(os.path.join(self._prefix, "dosdevices", name.lower()))
+        self.ports[name] = Port(os.path.join(self.devices, name.lower()))
 
     def pull(self, name: str) -> None:
         """Pulls a COM port out."""

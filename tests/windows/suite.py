@@ -1,0 +1,52 @@
+"""The ordinary tests, as far as they can run on Windows, run there by pytest."""
+
+import os
+import re
+import subprocess
+import threading
+
+from .lender import Lender
+from .rig import Windows
+
+LIMIT = 450.0
+
+FILES = (
+    "tests/test_framing.py",
+    "tests/test_retry.py",
+    "tests/test_logging.py",
+    "tests/test_windows_ports.py",
+    "tests/basics",
+    "tests/line/test_windows_errors.py",
+    "tests/testing/test_manual_clock.py",
+    "tests/testing/test_simulated_url.py",
+    "tests/serial/test_frames.py",
+    "tests/serial/test_reader.py",
+    "tests/test_protocols.py",
+    "tests/test_signals.py",
+    "tests/test_aio.py",
+)
+
+
+def run_suite(windows: Windows, log: str) -> tuple[bool, str]:
+    """Runs the tests; returns whether they passed, and pytest's last line."""
+    with Lender(windows.devices) as lender:
+        windows.environment["LENDER"] = lender.address
+        plugins = ("-p", "tests.windows.lent", "-p", "no:cacheprovider")
+        process = windows.python("-m", "pytest", "-q", "--timeout=20", "--durations=12", *plugins, *FILES)
+        killer = threading.Timer(LIMIT, process.kill)
+        killer.start()
+        assert process.stdout is not None
+        said = b""
+        with open(log, "wb") as file:
+            while data := os.read(process.stdout.fileno(), 65536):
+                file.write(data)
+                file.flush()
+                said = (said + data)[-4000:]
+        killer.cancel()
+        try:
+            status = process.wait(10)
+        except subprocess.TimeoutExpired:
+            return False, "pytest does not end"
+    lines = said.decode(errors="replace").splitlines() or [""]
+    last = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error)", line)), lines[-1])
+    return status == 0 and "passed" in last, last.strip("= \r")

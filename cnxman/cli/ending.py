@@ -77,7 +77,7 @@ class Ending:
     def _wait_once(self, most: float | None) -> None:
         if self._bell is None:
             time.sleep(_LOOK_EVERY if most is None else min(most, _LOOK_EVERY))
-            if is_abandoned(self._output):
+            if self._output is not None and is_abandoned(self._output):
                 self.end()
         elif self._bell.wait_for_closed(self._output, most):
             self.end()

@@ -15,7 +15,8 @@ FILES = (
     "tests/test_retry.py",
     "tests/test_logging.py",
     "tests/test_windows_ports.py",
-    "tests/basics",
+    "tests/basics/test_connection.py",
+    "tests/basics/test_manager_table.py",
     "tests/line/test_windows_errors.py",
     "tests/testing/test_manual_clock.py",
     "tests/testing/test_simulated_url.py",
@@ -32,7 +33,9 @@ def run_suite(windows: Windows, log: str) -> tuple[bool, str]:
     with Lender(windows.devices) as lender:
         windows.environment["LENDER"] = lender.address
         plugins = ("-p", "tests.windows.lent", "-p", "no:cacheprovider")
-        process = windows.python("-m", "pytest", "-q", "--timeout=20", "--durations=12", *plugins, *FILES)
+        process = windows.python(
+            "-m", "pytest", "-q", "-o", "addopts=--strict-markers", "--timeout=60", "--durations=40", *plugins, *FILES
+        )
         killer = threading.Timer(LIMIT, process.kill)
         killer.start()
         assert process.stdout is not None

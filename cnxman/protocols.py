@@ -32,7 +32,7 @@ from typing import Any, Generic, Never, Protocol, TypeVar
 import serial as pyserial
 
 from cnxman import signals
-from cnxman._threads import on_library_thread
+from cnxman._threads import on_library_thread, wait_for
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.serial import LONGEST_DELIVERY, Opening, SerialConnection
 
@@ -268,7 +268,7 @@ class Attachment(Generic[P]):
         """
         with self._change:
             if not (signals.is_delivering() or on_library_thread()):
-                self._change.wait_for(lambda: self._live() or self._why_not(), timeout)
+                wait_for(self._change, lambda: self._live() or self._why_not(), timeout)
             if (session := self._live()) is not None:
                 return Transport(self._manager, self._connection, session), session.protocol
             reason = self._why_not() or "the port is not open, or there is no protocol for it"

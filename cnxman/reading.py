@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from cnxman import signals
+from cnxman._threads import wait_for
 from cnxman._validation import check_size, check_timeout
 from cnxman.basics import ConnectionException
 from cnxman.framing import Framer, check_framer
@@ -415,7 +416,7 @@ class SerialReader:
         self._connection.check_may_wait()
         queue = self._queue
         with queue.change:
-            queue.change.wait_for(lambda: wanted() or queue.ended or queue.is_full, timeout)
+            wait_for(queue.change, lambda: wanted() or queue.ended or queue.is_full, timeout)
             if count := wanted():
                 return queue.take(count)
             if not queue.ended and not queue.is_full:

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from cnxman import _fork, signals
 from cnxman._manager import clock as clocks
 from cnxman._manager.recovery import Wait
-from cnxman._threads import library_thread, on_library_thread
+from cnxman._threads import library_thread, on_library_thread, wait_for
 
 _logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class InputQueue:
             if awaited is None or not is_right() or any(each.name in unless_queued for each in self._queue):
                 return False
             if not may_be_awaited():
-                self._change.wait_for(lambda: self._running is not awaited)
+                wait_for(self._change, lambda: self._running is not awaited)
             return True
 
     def must_not_wait(self) -> bool:
@@ -179,7 +179,7 @@ class InputQueue:
     def wait_for(self, is_reached: Callable[[], bool], timeout: float | None) -> None:
         """Wait until `is_reached` is true after a `notify`, for `timeout` seconds at most."""
         with self.lock:
-            self._change.wait_for(is_reached, timeout)
+            wait_for(self._change, is_reached, timeout)
 
     # -- the worker's life --------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ class InputQueue:
         try:
             with self.lock:
                 try:
-                    self._change.wait_for(lambda: self._running is None and self._queue[0] is submitted)
+                    wait_for(self._change, lambda: self._running is None and self._queue[0] is submitted)
                     self._running, self._runner = submitted, threading.current_thread()
                 finally:
                     self._queue.remove(submitted)  # also when Ctrl-C ended the waiting

@@ -143,10 +143,10 @@ def test_connection_outlives_an_outage(device: SimulatedDevice) -> None:
     with ConnectionManager(connection, retry=RetryPolicy(0.02, 1, 0.02, 0)) as manager:
         for _ in range(3):
             device.wait_opened()
+            assert manager.wait_until_connected(5)
             assert connection.query(b"*IDN?\n") == b"ACME,1000\n"
             device.unplug()
             device.plug()
-            assert manager.wait_until_connected(5)
 
 
 def test_connection_stops_within_a_moment(device: SimulatedDevice) -> None:

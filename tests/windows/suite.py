@@ -8,7 +8,7 @@ import threading
 from .lender import Lender
 from .rig import Windows
 
-LIMIT = 450.0
+LIMIT = 300.0
 
 FILES = (
     "tests/test_framing.py",
@@ -27,15 +27,26 @@ FILES = (
     "tests/test_aio.py",
 )
 
+LEFT_OUT = (
+    "test_any_cutting_gives_the_same_frames_and_tells_the_same",  # these take long, and are about no system
+    "test_hostile_bytes_raise_nothing_and_no_frame_is_longer_than_the_limit",
+    "test_memory_is_bounded",
+    "test_the_time_it_takes_grows",
+    "test_subscriptions_are_never_lost",
+    "test_without_ptys_the_port_is_a_url",  # the guest's devices are lent
+    "test_device_works_where_there_is_no_termios_and_no_poll",
+    "test_when_all_that_came_was_told",  # makes a POSIX line
+)
+CHOSEN = " and ".join(f"not {name}" for name in LEFT_OUT)
+
 
 def run_suite(windows: Windows, log: str) -> tuple[bool, str]:
     """Runs the tests; returns whether they passed, and pytest's last line."""
     with Lender(windows.devices) as lender:
         windows.environment["LENDER"] = lender.address
         plugins = ("-p", "tests.windows.lent", "-p", "no:cacheprovider")
-        process = windows.python(
-            "-m", "pytest", "-q", "-o", "addopts=--strict-markers", "--timeout=60", "--durations=40", *plugins, *FILES
-        )
+        options = ("-q", "-o", "addopts=--strict-markers", "--timeout=60", "-k", CHOSEN)
+        process = windows.python("-m", "pytest", *options, *plugins, *FILES)
         killer = threading.Timer(LIMIT, process.kill)
         killer.start()
         assert process.stdout is not None

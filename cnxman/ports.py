@@ -22,7 +22,7 @@ import serial
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
-from cnxman import _windows_ports
+from cnxman._ports import windows as windows_ports
 from cnxman._ports.watch import Callback
 from cnxman._ports.watch import PortEvent as PortEvent
 from cnxman._ports.watch import PortWatch as PortWatch
@@ -319,8 +319,8 @@ class Presence:
 
 def _last_change() -> tuple[Hashable, float, float] | None:
     """When ports came or went: a time stamp, the same in seconds, and for how long it may be too early to rely on."""
-    if _windows_ports.is_windows():
-        change = _windows_ports.last_change()
+    if windows_ports.is_windows():
+        change = windows_ports.last_change()
         return None if change is None else (*change, _UNLISTED)
     try:
         folder = os.stat("/dev")
@@ -331,8 +331,8 @@ def _last_change() -> tuple[Hashable, float, float] | None:
 
 def _node(path: str) -> Hashable:
     """What tells one node from another of the same name: a new one has another inode or change time."""
-    if _windows_ports.is_windows():
-        return _windows_ports.identity(path)
+    if windows_ports.is_windows():
+        return windows_ports.identity(path)
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Which ports arrive and depart, told by a thread that looks.
 
-There is no event for it that every system and every user has. So the thread looks: at /dev, which costs next to
-nothing, and only when that has changed, or every two seconds, at the list of ports.
+There is no event for it that every system and every user has. So the thread looks: at /dev, or in Windows' registry,
+which costs next to nothing, and only when that has changed, or every two seconds, at the list of ports.
 """
 
 import logging
@@ -15,6 +15,7 @@ from typing import Self
 
 from serial.tools.list_ports_common import ListPortInfo
 
+from cnxman._ports import windows
 from cnxman._threads import library_thread
 
 _LOOK_EVERY = 0.2
@@ -133,7 +134,9 @@ def _identity(info: ListPortInfo) -> Hashable:
     return (info.device, node, info.description, info.vid, info.pid, info.serial_number, info.location)
 
 
-def _stamp() -> int | None:
+def _stamp() -> Hashable:
+    if windows.is_windows():
+        return windows.last_change()
     try:
         return os.stat("/dev").st_mtime_ns
     except OSError:

@@ -446,7 +446,7 @@ def test_forked_child_has_a_line_that_is_closed_and_a_watch_of_its_own(line: Cal
     assert line.is_open
 
 
-def test_windows_ports_are_pyserials_own_and_on_windows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_on_windows_are_pyserials_own_and_on_windows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     own = serial.Serial(None)
     assert not is_windows_port(own)
     monkeypatch.setattr("sys.platform", "win32")

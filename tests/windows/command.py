@@ -41,10 +41,10 @@ class Events:
 
     def wait(self, what: bytes) -> None:
         """Waits until it told this."""
-        wait_for(lambda: what in self.text, f"{what!r} in {self.text!r}", 10)
+        wait_for(lambda: what in self.text, f"{what!r} in {self.text!r}", 20)
 
 
-@scenario()
+@scenario(limit=60)
 def monitor_of_nobody() -> None:
     """`cnxman monitor COM5 <NUL`, as a service has it: nothing goes to the device, all that it sends is shown."""
     with plugged(), cnxman("monitor", PORT) as process:
@@ -57,7 +57,7 @@ def monitor_of_nobody() -> None:
         check("nothing goes to the device in a second", not taken, taken=taken[:100], size=len(taken))
 
 
-@scenario()
+@scenario(limit=60)
 def monitor_of_a_pipe() -> None:
     """What is piped into `cnxman monitor` goes to the device, and end of input does not end it."""
     with plugged(), cnxman("monitor", PORT, stdin=subprocess.PIPE) as process:
@@ -72,7 +72,7 @@ def monitor_of_a_pipe() -> None:
         check("it goes on after the end of input", process.stdout.read(8) == numbered(8))
 
 
-@scenario()
+@scenario(limit=60)
 def monitor_into_head() -> None:
     """`cnxman monitor COM5 | head`: it ends with status 0 when nobody reads any more, with data and without."""
     for size in (0, 800_000):
@@ -111,7 +111,7 @@ def twenty_megabytes() -> None:
         check("all came as they were", digest.digest() == hashlib.sha256(numbered(size)).digest(), count=count)
 
 
-@scenario()
+@scenario(limit=60)
 def other_commands() -> None:
     """`cnxman --version`, `ports` and `demo` run to their end."""
     for arguments, expected in ((["--version"], b"cnxman "), (["ports"], b""), (["demo"], b"temperature 21.5")):

@@ -14,7 +14,7 @@ FILES = (
     "tests/test_framing.py",
     "tests/test_retry.py",
     "tests/test_logging.py",
-    "tests/test_windows_ports.py",
+    "tests/test_ports_on_windows.py",
     "tests/basics/test_connection.py",
     "tests/basics/test_manager_table.py",
     "tests/line/test_windows_errors.py",

@@ -1,6 +1,7 @@
 """The list of ports in Windows' registry, which lets a manager notice a port's return."""
 
 import time
+from queue import Queue
 from typing import Any, Self
 
 import pytest
@@ -8,7 +9,8 @@ import serial
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
-from cnxman import _windows_ports, ports
+from cnxman import ports
+from cnxman._ports import windows as windows_ports
 from cnxman.ports import Presence, UsbName, find_usb
 
 
@@ -55,8 +57,8 @@ class Registry:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     registry = Registry()
-    monkeypatch.setattr(_windows_ports, "_winreg", registry)
-    monkeypatch.setattr(_windows_ports, "_cached", None)
+    monkeypatch.setattr(windows_ports, "_winreg", registry)
+    monkeypatch.setattr(windows_ports, "_cached", None)
     return registry
 
 
@@ -124,6 +126,17 @@ def test_presence_of_an_adapter_is_looked_up_only_after_a_change(
     assert len(asked) == before
     registry.list()
     assert presence() is False
+
+
+def test_watch_notices_a_change_of_the_list_at_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived = Queue[str]()
+    monkeypatch.setattr(list_ports, "comports", lambda: [ListPortInfo(port) for _, port in registry.values or []])
+    monkeypatch.setattr("cnxman._ports.watch._LIST_EVERY", 60.0)
+    with ports.watch(lambda event, info: arrived.put(f"{info.device} {event}")):
+        registry.list(USB)
+        assert arrived.get(timeout=5) == "COM5 arrived"
+        registry.list()
+        assert arrived.get(timeout=5) == "COM5 departed"
 
 
 @pytest.mark.parametrize(

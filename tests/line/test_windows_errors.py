@@ -3,10 +3,13 @@
 import copy
 import errno
 import pickle
+from collections.abc import Callable
 
 import pytest
 import serial
 
+from cnxman._line.errors import control_message, loss_message, open_message
+from cnxman._line.port import open_port
 from cnxman._line.windows_errors import WindowsPortError, is_no_loss, windows_error
 
 CONFIGURING = "Cannot configure port, something went wrong. Original message: "
@@ -78,6 +81,25 @@ def test_closed_handle_was_closed_by_this_program() -> None:
     found = windows_error(serial.SerialException(text), opening=False)
     assert found is not None
     assert found.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("message", [loss_message, open_message, control_message])
+def test_messages_give_the_hint(message: Callable[[str, Exception, int | None], str]) -> None:
+    found = windows_error(serial.SerialException(USING[1][0]), opening=message is open_message)
+    assert found is not None
+    told = message("COM5", found, found.errno)
+    assert "COM5" in told
+    assert str(found.strerror) in told
+
+
+def test_port_that_does_not_open_says_why() -> None:
+    class Taken(serial.SerialBase):
+        def open(self) -> None:
+            raise serial.SerialException(OPENING[3][0])
+
+    with pytest.raises(WindowsPortError, match="in use") as failed:
+        open_port(Taken())
+    assert failed.value.errno == errno.EBUSY
 
 
 def test_unknown_number_keeps_errno_and_text() -> None:

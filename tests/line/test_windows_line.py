@@ -396,6 +396,22 @@ def test_use_explains_what_goes_wrong(line: CallLine) -> None:
     assert line.look() == line_watch.LOOK_INTERVAL
 
 
+def test_use_hands_on_what_is_no_error_of_windows(line: CallLine) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("a bad setting")
+
+    with pytest.raises(ValueError, match="a bad setting"):
+        line.use(fail)
+
+
+def test_read_of_what_another_thread_has_taken_is_nothing(port: WindowsPort, line: CallLine) -> None:
+    port.feed(b"x")
+    assert line.wait() == line.wait() == 1
+    with line.lock:
+        assert line.read_available(1) == b"x"
+        assert line.read_available(1) == b""
+
+
 def test_driver_that_does_not_return_has_its_port_closed_when_it_does(
     port: WindowsPort, line: CallLine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -436,12 +452,15 @@ def test_lines_share_one_thread_that_ends_with_the_last(port: WindowsPort) -> No
 
 
 def test_forked_child_has_a_line_that_is_closed_and_a_watch_of_its_own(line: CallLine) -> None:
+    line.lock.acquire()  # as another thread of the parent's might hold it
     child = os.fork()
     if child == 0:
         other = windows_line(WindowsPort(), None)  # type: ignore[arg-type]
-        ok = line.closed and not line.is_open and line_watch._watch is not None
+        line.abandon()  # twice does no harm
+        ok = line.closed and not line.lock.locked() and not line.is_open and line_watch._watch is not None
         other.close()
         os._exit(0 if ok and line_watch._watch is None else 1)
+    line.lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert line.is_open
 

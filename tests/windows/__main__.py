@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -108,6 +109,7 @@ def main() -> int:
     logs = os.path.join(arguments.cache, "logs")
     shutil.rmtree(logs, ignore_errors=True)
     os.makedirs(logs)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing in the guest is left running
     started, report = time.monotonic(), Report()
     for version in versions:
         names = [name for name in arguments.scenarios or SCENARIOS if name != "suite"]

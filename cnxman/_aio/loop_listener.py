@@ -203,7 +203,7 @@ class LoopListener:
 
     def _check_hang_up(self, line: PosixLine) -> None:
         """There was nothing to read: has the line hung up? Raises what its loss does."""
-        events = line.poll_hang_up(line.poller(0), 0)
+        events = line.poll_hang_up(line.poller_for_loss(), 0)
         with line.lock:
             if events and not line.stopped:
                 line.read_available(events)
@@ -247,7 +247,7 @@ class LoopListener:
         """Look whether the line has hung up meanwhile: then the little that is left is read beyond all bounds."""
         line = self.line
         if line is not None and line.is_open:
-            self._has_hung_up = bool(line.poll_hang_up(line.poller(0), 0))
+            self._has_hung_up = bool(line.poll_hang_up(line.poller_for_loss(), 0))
             if self._has_hung_up:
                 self._holds = [lambda: False]
             self._ask_again()  # some of those who were full may be garbage by now

@@ -20,7 +20,7 @@ from typing import TypeVar
 import serial
 
 from cnxman import _fork
-from cnxman._line.errors import HangUpError, MultipleReadersError, PeerClosedError, silence_error
+from cnxman._line.errors import HangUpError, MultipleReadersError, PeerClosedError, SilenceError
 from cnxman._line.port import CHUNK, IncompleteWriteError, WriteLock, close_port, closed_error, stalled_error
 from cnxman._line.url import is_socket
 from cnxman._line.waiting import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, Poller, new_poller

@@ -5,6 +5,7 @@ import os
 import pkgutil
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -254,12 +255,22 @@ def test_settle_repeats_what_the_other_end_said(far_end: FarEnd) -> None:
     port.close()
 
 
+def is_within(thread: threading.Thread, function: Callable[..., object]) -> bool:
+    """Whether a thread is within a call of a function."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code is not function.__code__:  # type: ignore[attr-defined]
+        frame = frame.f_back
+    return frame is not None
+
+
 def test_settle_keeps_what_comes_meanwhile(far_end: FarEnd) -> None:
     connection = SerialConnection(far_end.url, settle=0.2)
     hearer = Hearer(connection)
     began = time.monotonic()
     attempt = Caller(connection.try_connect)
-    far_end.accept().sendall(b"hello")
+    far_end_socket = far_end.accept()
+    wait_until(lambda: is_within(attempt.thread, wait_until_settled), "pyserial has discarded what came before")
+    far_end_socket.sendall(b"hello")
     assert attempt.join() is True
     assert time.monotonic() - began >= 0.2
     hearer.wait_for_data(b"hello")

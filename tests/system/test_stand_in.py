@@ -26,7 +26,9 @@ import importlib, pkgutil
 import cnxman
 
 for module in pkgutil.walk_packages(cnxman.__path__, "cnxman."):
-    if not module.name.endswith("__main__") and "compat" not in module.name and "managed" not in module.name:
+    if not module.name.endswith("__main__") and not any(
+        of_pyserial in module.name for of_pyserial in ("compat", "_urlhandlers")
+    ):
         importlib.import_module(module.name)
 
 class Mine(cnxman.Connection):

@@ -326,8 +326,10 @@ class LoopListener:
         assert self.line is not None
         self.line.stop()
         self._leave_loop()
-        while self._writes:
-            self._fail_write(closed_error())
+        if self._writes:
+            while self._writes:
+                self._fail_write(closed_error())
+            self.line.end_write()
         try:
             library_thread(f"closing {self._port.port}", self._close).start()
         except RuntimeError:  # the system gives no more threads

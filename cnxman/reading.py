@@ -204,14 +204,14 @@ class ReceiveQueue:
     def on_data(self, data: bytes) -> None:
         """See `Tap`."""
         with self.lock:
-            wanted = self.is_wanted()
-            if wanted:
+            if not (self.is_abandoned or self.ended):
                 self.data += data
                 self.notify()
-                full = len(self.data) >= self.limit and self._must_wait()
-        if not wanted:
+                if len(self.data) < self.limit:
+                    return
+        if not self.is_wanted():
             self.close()
-        elif full:
+        elif self._must_wait():
             self.wait_for_room()
 
     def on_closed(self, error: ConnectionException | None) -> None:

@@ -128,7 +128,9 @@ class AsyncReceiveQueue(ReceiveQueue):
         """
         with self.lock:
             if self.data:
-                is_first = bool(self._beginnings) and self.is_first_of_opening()
+                if not self._beginnings:
+                    return self.take(MOST_AT_ONCE), False
+                is_first = self.is_first_of_opening()
                 return self.take(MOST_AT_ONCE), is_first
             if not self.ended:
                 self.is_awaited = True

@@ -12,7 +12,7 @@ from cnxman.logging import LastResort as _LastResort
 from cnxman.retry import RetryPolicy
 from cnxman.serial import SerialConnection, SerialListener
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 __all__ = [
     "Connection",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from cnxman import ConnectionException, ConnectionManager, ConnectionState, SerialConnection
+from cnxman import ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection
 from cnxman.cli.ending import Ending
 from cnxman.cli.events import Events, reason, seconds
 from cnxman.cli.stdio import STDOUT
@@ -16,6 +16,9 @@ from cnxman.testing import SimulatedDevice
 
 _EARLY = 0.05
 """An attempt that comes so many seconds before its time comes because the device is back."""
+
+_RETRY = RetryPolicy(initial=0.1, factor=3, jitter=0)
+"""Attempts after 0.1, 0.4, 1.3 and 4 seconds: none is due just when the device is put back, after 3."""
 
 _READINGS = (b"temperature 21.4\n", b"temperature 21.5 humidity 40\n", b"ok\n", b"temperature 21.5\n")
 
@@ -32,7 +35,7 @@ def run(pace: float = 1.0) -> int:
     events = Events(STDOUT)
     with Ending(STDOUT) as ending, SimulatedDevice() as device:
         connection = SerialConnection(device.port, 115200)
-        manager = ConnectionManager(connection)
+        manager = ConnectionManager(connection, retry=_RETRY)
 
         retry_at = 0.0
 

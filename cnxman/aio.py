@@ -36,16 +36,29 @@ Everything here is to be used in the loop, but for `manager` and `connection`.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from functools import partial
 from typing import TypeVar
 
+from serial.tools.list_ports_common import ListPortInfo
+
+from cnxman import ports
 from cnxman._aio.attachment import P, SerialAttachment, SerialTransport
 from cnxman._aio.line import AsyncLine, AsyncStream
+from cnxman._aio.threads import call_in_loop
 from cnxman._aio.waiting import AsyncReceiveQueue, Expected
 from cnxman.basics import ConnectionException, ConnectionManager, ConnectionState
 from cnxman.serial import SerialConnection
 
-__all__ = ["AsyncConnection", "AsyncManager", "AsyncStream", "SerialAttachment", "SerialTransport", "attach"]
+__all__ = [
+    "AsyncConnection",
+    "AsyncManager",
+    "AsyncStream",
+    "SerialAttachment",
+    "SerialTransport",
+    "attach",
+    "watch_ports",
+]
 
 _T = TypeVar("_T")
 
@@ -241,3 +254,28 @@ def _down(connection: SerialConnection) -> ConnectionException:
 
 def _torn_down() -> ConnectionException:
     return ConnectionException("the manager is torn down", ConnectionAbortedError("somebody tore it down"))
+
+
+async def watch_ports() -> AsyncGenerator[tuple[ports.PortEvent, ListPortInfo], None]:
+    """The ports that arrive and depart, one after another, for as long as it is iterated over.
+
+        async with contextlib.aclosing(watch_ports()) as events:
+            async for event, info in events:
+                print(event, info.device)
+
+    Returns:
+        An async iterator over pairs: `ports.PortEvent.ARRIVED` or `DEPARTED`, and the port as `ports.available` has it.
+        See `ports.watch`, whose thread looks for them. Close it (`aclose`) when you take no more: that ends the thread.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[tuple[ports.PortEvent, ListPortInfo]] = asyncio.Queue()
+
+    def note(event: ports.PortEvent, info: ListPortInfo) -> None:
+        call_in_loop(loop, partial(events.put_nowait, (event, info)))
+
+    watch = await asyncio.to_thread(ports.watch, note)
+    try:
+        while True:
+            yield await events.get()
+    finally:
+        watch.stop()

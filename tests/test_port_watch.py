@@ -1,5 +1,7 @@
 """`cnxman.ports.watch`, where a list in the test's hand stands for the system's."""
 
+import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -8,7 +10,7 @@ import threading
 import pytest
 from serial.tools.list_ports_common import ListPortInfo
 
-from cnxman import ports
+from cnxman import aio, ports
 from cnxman._ports import watch as module
 
 BOUND = 10
@@ -168,3 +170,20 @@ def test_a_change_in_dev_is_looked_into_at_once(plugged, monkeypatch):
 def test_what_can_not_be_called_is_refused():
     with pytest.raises(TypeError, match="callback must be callable, not 'print'"):
         ports.watch("print")
+
+
+def test_asyncio_iterates_over_events_and_ends_the_thread(plugged):
+    first, second = info(), info("/dev/cnxman-test1")
+    plugged.set(first)
+
+    async def main():
+        async with contextlib.aclosing(aio.watch_ports()) as events:
+            coming = asyncio.ensure_future(anext(events))
+            await asyncio.to_thread(plugged.wait_listings, 3)
+            plugged.set(first, second)
+            assert await coming == (ports.PortEvent.ARRIVED, second)
+            plugged.set(second)
+            assert await anext(events) == (ports.PortEvent.DEPARTED, first)
+        assert not [thread for thread in threading.enumerate() if "port watch" in thread.name]
+
+    asyncio.run(asyncio.wait_for(main(), BOUND))

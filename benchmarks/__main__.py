@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: exit status 1 when a measurement failed, 0 whatever its figures are."""
+"""``python -m benchmarks``: exit status 1 when one of ours failed, 0 whatever its figures are."""
 
 import argparse
 import json
@@ -69,7 +69,8 @@ def main() -> int:
         args.json.write_text(json.dumps({"where": where, "bounds": held, "samples": samples}, indent=1))
     if args.svg:
         args.svg.write_text(svg(samples, peers))
-    return int(any(None in runs for each in samples.values() for runs in each.values()))
+    ours = [runs for each in samples.values() for peer, runs in each.items() if peer.startswith(("cnxman", "floor"))]
+    return int(any(None in runs for runs in ours))  # what another reader can't do is said, and is no failure of ours
 
 
 if __name__ == "__main__":

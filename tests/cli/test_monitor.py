@@ -77,7 +77,7 @@ def test_goes_on_after_an_outage_and_tells_what_happens(device):
     with monitor(device, "-b", 115200) as command:
         device.wait_opened()
         device.send(b"before\n")
-        device.drain()
+        command.out.wait(b"before\n")
         device.unplug()
         command.wait_event("recovering")
         device.plug()

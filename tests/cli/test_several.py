@@ -42,7 +42,6 @@ def test_lines_of_several_ports_do_not_get_into_each_other(ports):
     (one, two), _ = ports
     with watch(ports) as command:
         one.send(b"half a ")
-        one.drain()
         two.send(b"another\n")
         one.send(b"line\n")
         command.out.wait(b"line\n")
@@ -95,6 +94,8 @@ def test_timestamps_and_hexadecimal_come_after_the_name(ports):
 def test_events_name_their_port_and_one_outage_leaves_the_others_alone(ports):
     (one, two), _ = ports
     with watch(ports) as command:
+        for name in (b"a: ", b"long: "):
+            command.err.wait(b"connected     " + name)
         one.unplug()
         command.err.wait(b"recovering    a: ")
         two.send(b"goes on\n")

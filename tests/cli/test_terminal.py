@@ -11,6 +11,7 @@ import serial
 
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import ANSI, Command
+from tests.kit.lines import wait_until
 
 CTRL_C, CTRL_T = b"\x03", b"\x14"
 
@@ -191,10 +192,9 @@ def test_local_echo_goes_to_the_terminal_when_output_goes_elsewhere(device, tmp_
         command.type(b"typed")
         command.out.wait(b"typed")
         device.send(b"data")
-        device.drain()
+        wait_until(lambda: (tmp_path / "out").read_bytes() == b"data", "the data is written, and nothing else")
         command.type(CTRL_C)
         assert command.end() == 0
-    assert (tmp_path / "out").read_bytes() == b"data"
 
 
 def test_local_echo_and_rows_of_hexadecimal_have_lines_of_their_own(device):

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -513,22 +514,19 @@ def test_a_receiver_may_hang_up_though_the_line_never_opened(pty: Pty, monkeypat
     assert len(heard) == 1
 
 
-def forbidden(path: Path, group: int) -> Path:
-    port = path / "port"
-    port.touch(mode=0o660)
-    os.chmod(port, 0o660)
-    os.chown(port, -1, group)
-    return port
-
-
-def test_the_hint_for_a_port_of_the_group_root_is_a_udev_rule(tmp_path: Path) -> None:
-    hint = not_opened(str(forbidden(tmp_path, 0)), PermissionError(errno.EACCES, "Permission denied"))
+def test_the_hint_for_a_port_of_the_group_root_is_a_udev_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", lambda *_, **__: SimpleNamespace(st_mode=0o20660, st_gid=0))
+        hint = not_opened("/dev/cnxman-none", PermissionError(errno.EACCES, "Permission denied"))
     assert "usermod" not in hint
     assert "only root may open it; a udev rule can give it to the group" in hint
 
 
 def test_the_hint_for_a_forbidden_port_names_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = forbidden(tmp_path, 20 if os.getuid() == 0 else os.getgid())
+    port = tmp_path / "port"
+    port.touch(mode=0o660)
+    os.chmod(port, 0o660)
+    os.chown(port, -1, 20 if os.getuid() == 0 else os.getgid())
     refusal = PermissionError(errno.EACCES, "Permission denied")
     import grp
 

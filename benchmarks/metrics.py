@@ -69,7 +69,7 @@ def stream(peer: Peer, total: int, stall: float = 0, pinned: bool = True, **writ
     """Send so many bytes, to a receiver that at first doesn't return for ``stall`` seconds."""
     if not writing:
         total //= peer.slowness
-        if stall and "buffer_size" in inspect.signature(peer.start).parameters:
+        if stall and peer.package == "cnxman" and "options" in inspect.signature(peer.start).parameters:
             peer = peer._replace(start=functools.partial(peer.start, buffer_size=256 * 1024))
     sent, buffer = pattern(total), bytearray(b"\1") * total  # memory that is there from now on
     sizes: list[int] = []

@@ -380,7 +380,6 @@ class Hub:
         self._update(client)
         stayed = (time.monotonic() if now is None else now) - client.came_at
         account = f"after {seconds(stayed)}, {client.bytes_to} bytes to it, {client.bytes_from} from it"
-        self._tell(what, f"{client} {why + ', ' if why else ''}{account}")
         if isinstance(client, SocketClient):
             if client in self._ending:
                 self._ending.remove(client)
@@ -388,6 +387,8 @@ class Hub:
             self._refused = 0
         else:
             self._pty_closed(client)
+        # At last: whoever reads it may open the pseudo-terminal again at once.
+        self._tell(what, f"{client} {why + ', ' if why else ''}{account}")
 
     def _pty_opened(self, pty: Pty, now: float) -> None:
         pty.is_open = True

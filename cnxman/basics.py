@@ -344,6 +344,7 @@ class ConnectionManager:
         try:
             self._inputs.submit("connect", run)
         except NoTransition as refused:
+            _unclaim(self)
             refused.args = (f"{self!r} is torn down for good: make a new manager",)
             raise
 
@@ -887,7 +888,8 @@ def _claim(manager: ConnectionManager) -> None:
 
 def _unclaim(manager: ConnectionManager) -> None:
     with _claiming:
-        manager.connection.__dict__.pop("_kept_up_by", None)
+        if _manager_of(manager.connection) is manager:  # another one may keep it up by now
+            del manager.connection.__dict__["_kept_up_by"]
 
 
 def _unexplained_error(message: str) -> ConnectionException:

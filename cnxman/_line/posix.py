@@ -1,6 +1,6 @@
 """A port that is read and written by its descriptor.
 
-`poll` waits for the descriptor and, in the same call, for a bell that a stop rings. So nothing is polled for, any
+`poll` waits for the descriptor and, in the same call, for the wake-up that a stop sets. So nothing is polled for, any
 descriptor number will do (pyserial's `select` fails above 1023), and a wait ends at once.
 
 Who may touch a descriptor: it must not be used after it is closed, for the number may be somebody else's by then.

@@ -867,6 +867,19 @@ def test_the_second_of_two_idle_managers_may_not_connect() -> None:
     first.teardown()
 
 
+def test_a_manager_that_is_torn_down_keeps_no_other_from_connecting() -> None:
+    connection = Script(True)
+    idle, torn_down = ConnectionManager(connection, retry=NEVER), ConnectionManager(connection, retry=NEVER)
+    torn_down.teardown()
+    with pytest.raises(NoTransition):
+        torn_down.connect()
+    with ConnectionManager(connection, retry=NEVER) as manager:
+        idle.teardown()  # which takes nothing away from the one that keeps it up
+        with pytest.raises(ValueError, match="one manager at a time"):
+            ConnectionManager(connection)
+        assert manager.is_connected
+
+
 class SaysSo(Script):
     """A connection that tells a manager when it was closed by its own methods."""
 

@@ -84,7 +84,7 @@ class KeptLine:
             self._has_port = connection.is_connected
             self._is_connected = manager.is_connected
             self._is_ready = self._is_connected or not self._prepares
-        _fork.after_in_child(self, KeptLine.leave_to_parent)
+        _fork.after_in_child(self, KeptLine.abandon)
 
     # -- opening and closing ------------------------------------------------------------------------------
 
@@ -127,9 +127,9 @@ class KeptLine:
         if not on_library_thread():
             closer.join(LONGEST_DROP)
 
-    def leave_to_parent(self) -> None:
+    def abandon(self) -> None:
         """In a forked child: nothing is kept up here."""
-        self.buffer.leave_to_parent()
+        self.buffer.abandon()
 
     # -- the port -----------------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ class ReceiveBuffer:
             self.session += 1
             self.change.notify_all()
 
-    def leave_to_parent(self) -> None:
+    def abandon(self) -> None:
         """In a forked child: nobody will ever release a lock that was held."""
         self.lock = threading.RLock()
         self.change = threading.Condition(self.lock)

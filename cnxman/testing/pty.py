@@ -60,7 +60,7 @@ class PseudoTerminal:
             raise
         finally:
             os.close(slave)  # the first hang-up: before it, the master can't tell that nobody has the port open
-        _fork.after_in_child(self, PseudoTerminal.leave_to_parent)
+        _fork.after_in_child(self, PseudoTerminal.abandon)
 
     def state(self) -> int:
         """Return what `poll` says about the master: POLLHUP for as long as nobody has the port open."""
@@ -149,7 +149,7 @@ class PseudoTerminal:
             master, self.master = self.master, -1
             os.close(master)
 
-    def leave_to_parent(self) -> None:
+    def abandon(self) -> None:
         """In a forked child: close the copy of the master, or the parent's could hang nothing up."""
         if self.master >= 0:
             os.close(self.master)

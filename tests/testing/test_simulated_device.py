@@ -1255,5 +1255,5 @@ def test_a_child_closes_no_copy_of_a_line_that_was_hung_up_before() -> None:
     """The number would be somebody else's by then."""
     terminal = PseudoTerminal()
     terminal.close()
-    terminal.leave_to_parent()
+    terminal.abandon()
     assert terminal.master == -1

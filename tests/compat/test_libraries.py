@@ -216,6 +216,7 @@ def test_slcan_over_a_manager_sets_the_adapter_up_again() -> None:
         bus: Any = can.Bus(interface="slcan", channel="loop://", sleep_after_open=0)
         bus.serialPortOrig.close()
         bus.serialPortOrig = Serial.over(manager)  # it takes no object at the beginning
+        device.wait_received(b"O\r")
         device.clear()
         pull(device)
         device.plug()

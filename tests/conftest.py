@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit.threads import is_library_thread
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 # A shell that starts the tests in the background, or `nohup`, has these ignored, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -30,7 +30,7 @@ else:
     uvloop.new_event_loop().close()  # the first one of a process keeps some descriptors
 
 AT_ONCE = RetryPolicy(0.01, 1, 0.01, 0)
-SOON = 5.0  # seconds that something may take which should be done in no time
+SOON = 60.0  # seconds that something may take which should be done in no time
 _T = TypeVar("_T")
 
 
@@ -717,6 +717,7 @@ def test_a_loss_that_has_yet_to_be_told(serial_device: SimulatedDevice) -> None:
     asyncio.run(main())
 
 
+@thread_only
 def test_an_end_that_is_never_told(serial_device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", 0.05)
     busy = Busy()

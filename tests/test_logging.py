@@ -79,7 +79,7 @@ def test_first_then_debug() -> None:
 
 
 def printed_by(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert not done.stdout
     return done.stderr
 

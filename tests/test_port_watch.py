@@ -13,7 +13,7 @@ from serial.tools.list_ports_common import ListPortInfo
 from cnxman import aio, ports
 from cnxman._ports import watch as module
 
-BOUND = 10
+BOUND = 60.0
 
 
 def info(device="/dev/cnxman-test0", **known):

@@ -134,9 +134,9 @@ def test_watch_notices_a_change_of_the_list_at_once(registry: Registry, monkeypa
     monkeypatch.setattr("cnxman._ports.watch._LIST_EVERY", 60.0)
     with ports.watch(lambda event, info: arrived.put(f"{info.device} {event}")):
         registry.list(USB)
-        assert arrived.get(timeout=5) == "COM5 arrived"
+        assert arrived.get(timeout=60) == "COM5 arrived"
         registry.list()
-        assert arrived.get(timeout=5) == "COM5 departed"
+        assert arrived.get(timeout=60) == "COM5 departed"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from cnxman.testing import SimulatedDevice
 from tests.kit.probe import subscriptions
 
 QUICK = RetryPolicy(0.01, 1, 0.01, 0)
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 class Story:

@@ -13,7 +13,7 @@ from cnxman.testing.memory import MemoryPort
 from cnxman.testing.pty import HAVE_PTYS, PseudoTerminal
 from cnxman.testing.streams import Pace, Stream
 
-_PATIENCE = 5.0  # seconds that unplug() and close() give the device's threads
+PATIENCE = 20.0  # seconds: only a failure takes so long, and a busy machine may need some of it
 
 
 class SimulatedDevice(Faults):
@@ -101,7 +101,7 @@ class SimulatedDevice(Faults):
 
         Raises:
             RuntimeError: the answer function raised; the first exception is the cause. Or it didn't return
-                within 5 seconds.
+                within 20 seconds.
 
         """
         if current_thread() in self._threads:
@@ -113,10 +113,10 @@ class SimulatedDevice(Faults):
         if self._answering is not None:
             self._answering.close()
         for thread in self._threads:
-            thread.join(_PATIENCE)
+            thread.join(PATIENCE)
         self._line.release()
         if self._answering is not None and self._answering.thread.is_alive():
-            raise RuntimeError(f"the answer function hasn't returned after {_PATIENCE} s")
+            raise RuntimeError(f"the answer function hasn't returned after {PATIENCE} s")
         if self._answering is not None and self._answering.failure is not None:
             raise RuntimeError("the answer function raised an exception") from self._answering.failure
 
@@ -153,9 +153,9 @@ class SimulatedDevice(Faults):
             self._line.check_not_closed()
             if self.is_plugged:
                 self._line.pull()
-            self._wait(lambda: self._line.pty is None, _PATIENCE, lambda: "the device's own thread is busy")
+            self._wait(lambda: self._line.pty is None, PATIENCE, lambda: "the device's own thread is busy")
 
-    def wait_opened(self, timeout: float = 5.0) -> None:
+    def wait_opened(self, timeout: float = PATIENCE) -> None:
         """Wait until a host has the port open, and has discarded old input.
 
         A host that uses pyserial discards old input while it opens the port, which the device notices; for any
@@ -168,7 +168,7 @@ class SimulatedDevice(Faults):
         with self._line.changed:
             self._wait(lambda: self.is_open, timeout, lambda: f"nobody has opened {self.port}")
 
-    def wait_closed(self, timeout: float = 5.0) -> None:
+    def wait_closed(self, timeout: float = PATIENCE) -> None:
         """Wait until no host has the port open.
 
         Raises:
@@ -180,7 +180,7 @@ class SimulatedDevice(Faults):
 
     # Data
 
-    def send(self, data: bytes, timeout: float = 5.0) -> None:
+    def send(self, data: bytes, timeout: float = PATIENCE) -> None:
         """Send all of `data`, and return when the host's kernel has it.
 
         If no host has the port open, returns at once: the bytes are kept until a host has opened the port and
@@ -212,7 +212,7 @@ class SimulatedDevice(Faults):
             if message.is_lost:
                 raise ConnectionError(f"pulled out when {message.count} of {len(message.data)} bytes had been sent")
 
-    def drain(self, timeout: float = 5.0) -> None:
+    def drain(self, timeout: float = PATIENCE) -> None:
         """Wait until the host has read all that was sent, so that `unplug()` loses nothing.
 
         Raises:
@@ -241,7 +241,7 @@ class SimulatedDevice(Faults):
             self._line.received.clear()
             self._given = 0
 
-    def receive(self, count: int | None = None, *, until: bytes | None = None, timeout: float = 5.0) -> bytes:
+    def receive(self, count: int | None = None, *, until: bytes | None = None, timeout: float = PATIENCE) -> bytes:
         r"""Return the next bytes that the host writes, each byte once.
 
         Args:
@@ -267,7 +267,7 @@ class SimulatedDevice(Faults):
             start, self._given = self._given, self._end(count, until)
             return bytes(self._line.received[start : self._given])
 
-    def wait_received(self, data: bytes, timeout: float = 5.0) -> None:
+    def wait_received(self, data: bytes, timeout: float = PATIENCE) -> None:
         """Wait until `data` stands somewhere in `received`.
 
         Raises:

@@ -61,7 +61,7 @@ def test_a_shell_completes_commands_options_and_ports(shell, typed, completed):
         terminal.type(f"{setup}; echo re''ady\r")
         terminal.out.wait(b"ready")
         terminal.type(f"{typed}\t")
-        terminal.out.wait(completed.encode(), timeout=20)
+        terminal.out.wait(completed.encode(), timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_fish_completes_commands_and_choices(typed, completed):
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     assert {line.split("\t")[0].strip() for line in done.stdout.splitlines()} >= completed

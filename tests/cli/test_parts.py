@@ -251,7 +251,7 @@ def test_piped_input_beyond_the_bound_waits_and_loses_nothing():
     while len(taken) < 10:
         taken += outbox.take()
         assert outbox.held <= 4
-    writer.join(5)
+    writer.join(60)
     assert taken == b"abcdefghij"
     assert told[:2] == [
         "input is held back until there is a connection, up to 4 bytes",
@@ -266,7 +266,7 @@ def test_a_line_that_takes_nothing_holds_piped_input_off_quietly():
     writer = threading.Thread(target=outbox.put, args=[b"abcdef"], kwargs={"wait": True})
     writer.start()
     assert outbox.take() + outbox.take() == b"abcdef"
-    writer.join(5)
+    writer.join(60)
     assert told == []
 
 
@@ -385,7 +385,7 @@ def test_what_a_thread_raises_ends_the_command_with_status_1(monkeypatch):
         raise RuntimeError("no more threads")
 
     monkeypatch.setattr(ConnectionManager, "connect", lambda self: refuse())
-    monitor._start("opener", monitor._line.manager.connect).join(5)
+    monitor._start("opener", monitor._line.manager.connect).join(60)
     assert told == [("error", "RuntimeError: no more threads")]
     assert ending.wait() == 1
 
@@ -739,7 +739,7 @@ def test_all_is_written_to_a_pipe_that_takes_it_in_pieces():
     writer.start()
     with open(out, "rb") as reader:
         assert reader.read(len(data)) == data
-    writer.join(5)
+    writer.join(60)
     os.close(in_)
 
 

@@ -69,7 +69,7 @@ def listed(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    return subprocess.run([COMMAND, "ports", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return subprocess.run([COMMAND, "ports", *arguments], capture_output=True, text=True, timeout=60, check=True)
 
 
 def test_lists_path_what_it_is_the_name_that_survives_and_who_holds_it(listed):
@@ -159,7 +159,7 @@ def test_watch_ends_quietly_when_nobody_reads_it(listed):
 def test_output_that_cannot_be_written_is_told_with_status_1(listed):
     listed({"device": "/dev/ttyS0"})
     with open("/dev/full", "wb") as full, Command("ports", stdout=full) as command:
-        assert command.process.wait(10) == 1
+        assert command.process.wait(60) == 1
         assert b"standard output can't be written" in command.err.wait_end()
 
 

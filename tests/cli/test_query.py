@@ -13,7 +13,7 @@ from tests.kit.command import COMMAND, Command
 
 def query(*arguments):
     return subprocess.run(
-        [COMMAND, "query", *map(str, arguments)], capture_output=True, text=True, timeout=20, check=False
+        [COMMAND, "query", *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -32,7 +32,7 @@ def test_escapes_and_where_the_answer_ends():
         assert (done.returncode, done.stdout) == (0, "\x027\x03")
     with SimulatedDevice({b"V\r": b"5 V\r"}) as device:
         done = subprocess.run(
-            [COMMAND, "query", device.port, "V", "--eol", "cr"], capture_output=True, timeout=20, check=True
+            [COMMAND, "query", device.port, "V", "--eol", "cr"], capture_output=True, timeout=60, check=True
         )
         assert (done.returncode, done.stdout) == (0, b"5 V\r")
 
@@ -84,7 +84,7 @@ def test_in_a_terminal_the_answer_ends_with_a_line_end():
 
 def test_ctrl_c_ends_it():
     with SimulatedDevice() as device, Command("query", device.port, "Q", "--timeout", 60) as command:
-        device.wait_received(b"Q\n", timeout=10)
+        device.wait_received(b"Q\n", timeout=60)
         command.signal(signal.SIGINT)
         assert command.end(within=5) == 130
         assert command.err.wait_end() == b""

@@ -60,7 +60,7 @@ class Shared(Command):
 
 
 def connect(command: Shared) -> socket.socket:
-    client = socket.create_connection(command.tcp, timeout=10)
+    client = socket.create_connection(command.tcp, timeout=60)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
@@ -75,7 +75,7 @@ def read(client: socket.socket, count: int) -> bytes:
 
 
 def open_port(path: object) -> serial.Serial:
-    return serial.Serial(str(path), 115200, timeout=10)
+    return serial.Serial(str(path), 115200, timeout=60)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_more_than_is_held_back_waits_with_its_client(device):
         command.err.wait(b"1 MiB are held back: clients aren't read until there is a connection")
         assert command.memory() < 100 * 2**20
         device.plug()
-        assert device.receive(len(data), timeout=30) == data
+        assert device.receive(len(data), timeout=60) == data
         sender.join()
 
 
@@ -172,7 +172,7 @@ def test_20_megabytes_each_way_come_whole(device):
         sender.start()
         writer.start()
         assert read_all(client, len(down)) == down
-        assert device.receive(len(up), timeout=50) == up
+        assert device.receive(len(up), timeout=60) == up
         sender.join()
         writer.join()
 
@@ -200,7 +200,7 @@ def test_20_megabytes_through_a_pty_come_whole(device, tmp_path):
         sender.join()
         writer = threading.Thread(target=port.write, args=[data])
         writer.start()
-        assert device.receive(len(data), timeout=50) == data
+        assert device.receive(len(data), timeout=60) == data
         writer.join()
 
 
@@ -215,7 +215,7 @@ def test_lines_of_several_clients_are_never_mixed(device):
         ]
         for thread in threads:
             thread.start()
-        came = device.receive(sum(map(len, told)), timeout=30)
+        came = device.receive(sum(map(len, told)), timeout=60)
         for thread in threads:
             thread.join()
     for who, text in enumerate(told):
@@ -439,7 +439,7 @@ def refused(*arguments: object) -> str:
         [COMMAND, "share", "/dev/cnxman-nowhere", "--quiet", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 1, done
@@ -507,7 +507,7 @@ def test_names_that_may_not_be_made_are_refused():
 )
 def test_addresses_that_make_no_sense_are_wrong_usage(address):
     done = subprocess.run(
-        [COMMAND, "share", "/dev/x", "--listen", address], capture_output=True, text=True, timeout=10, check=False
+        [COMMAND, "share", "/dev/x", "--listen", address], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     assert "is no address: give unix:PATH, tcp:PORT" in done.stderr
@@ -525,7 +525,7 @@ def test_addresses_that_make_no_sense_are_wrong_usage(address):
 )
 def test_wrong_usage_is_told(arguments):
     done = subprocess.run(
-        [COMMAND, "share", "/dev/x", *arguments], capture_output=True, text=True, timeout=10, check=False
+        [COMMAND, "share", "/dev/x", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     assert "error: " in done.stderr
@@ -560,7 +560,7 @@ def test_mode_and_group_are_set_for_what_stands_after_them(device, tmp_path):
 def test_settings_of_a_client_are_ignored_and_told_once(device, tmp_path):
     with Shared(device, "-b", 115200, "--pty", tmp_path / "tty") as command:
         for count in range(2):
-            with serial.Serial(str(tmp_path / "tty"), 57600, timeout=5) as port:
+            with serial.Serial(str(tmp_path / "tty"), 57600, timeout=60) as port:
                 command.clients(count + 1)
                 port.write(LINE)
                 assert device.receive(until=b"\n") == LINE
@@ -580,7 +580,7 @@ def speed_of(path: str) -> int:
 def test_follow_sets_the_port_as_its_clients_do(device, tmp_path):
     with (
         Shared(device, "--no-exclusive", "--follow", "--pty", tmp_path / "tty") as command,
-        serial.Serial(str(tmp_path / "tty"), 57600, timeout=5) as port,
+        serial.Serial(str(tmp_path / "tty"), 57600, timeout=60) as port,
     ):
         command.err.wait(b"has set 57600 baud, 1 stop bit")
         port.baudrate = 250000  # has no constant of its own
@@ -598,7 +598,7 @@ def test_follow_sets_the_port_as_its_clients_do(device, tmp_path):
 def test_a_pty_can_be_opened_again_and_again_with_any_settings(device, tmp_path, settings):
     with Shared(device, "--pty", tmp_path / "tty") as command:
         for count in range(3):
-            with serial.Serial(str(tmp_path / "tty"), 9600, timeout=5, **settings) as port:
+            with serial.Serial(str(tmp_path / "tty"), 9600, timeout=60, **settings) as port:
                 port.write(LINE)
                 assert device.receive(until=b"\n") == LINE
             command.err.wait(lambda data, count=count: len(re.findall(rb"\d  left  ", data)) > count)
@@ -619,7 +619,7 @@ os.write(fd, b"mine\\n")
             folder.chmod(folder.stat().st_mode | 0o011)
     with Shared(device, "--mode", "666", "--pty", tmp_path / "tty") as command:
         for count in range(2):
-            subprocess.run(["/usr/bin/env", "python3", "-c", script], check=True, timeout=10)
+            subprocess.run(["/usr/bin/env", "python3", "-c", script], check=True, timeout=60)
             assert device.receive(until=b"\n") == b"mine\n"
             command.err.wait(lambda data, count=count: len(re.findall(rb"\d  left  ", data)) > count)
 
@@ -627,7 +627,7 @@ os.write(fd, b"mine\\n")
 def test_a_shell_writes_to_a_pty_as_to_a_port(device, tmp_path):
     with Shared(device, "--pty", tmp_path / "tty"):
         for count in range(5):
-            subprocess.run(["/bin/sh", "-c", f"echo hello {count} > {tmp_path}/tty"], check=True, timeout=10)
+            subprocess.run(["/bin/sh", "-c", f"echo hello {count} > {tmp_path}/tty"], check=True, timeout=60)
             assert device.receive(until=b"\n") == b"hello %d\n" % count
 
 

@@ -28,7 +28,7 @@ from cnxman.testing import SimulatedDevice
 from tests.kit.lines import pattern, run_script, wait_until
 from tests.kit.managers import Script
 
-BOUND = 10
+BOUND = 60.0
 SETTINGS = LineSettings(9600, 1, rtscts=False, xonxoff=False)
 
 

@@ -30,7 +30,7 @@ def play(link, *arguments, **named):
 
 def ask(port, *questions, end=b"\n"):
     """What it answers to these, line by line."""
-    with serial.Serial(str(port), timeout=5) as host:
+    with serial.Serial(str(port), timeout=60) as host:
         for question in questions:
             host.write(question + end)
         return [host.readline().strip() for _ in questions]
@@ -58,7 +58,7 @@ def test_answers_what_it_was_told_to_and_tells_what_it_was_asked(link):
 
 
 def test_talks_while_somebody_listens(link):
-    with play(link, "--every", 0.01), serial.Serial(str(link), timeout=5) as host:
+    with play(link, "--every", 0.01), serial.Serial(str(link), timeout=60) as host:
         assert all(re.fullmatch(rb"temperature 2\d\.\d\n", host.readline()) for _ in range(20))
 
 
@@ -110,7 +110,7 @@ def test_what_a_host_wrote_is_not_kept_for_ever(link, monkeypatch):
             time.sleep(0.01)
         assert device.received == b""
         simulation._over.set()
-        thread.join(5)
+        thread.join(60)
 
 
 def test_says_in_a_terminal_what_enter_does(link):
@@ -134,7 +134,7 @@ def test_the_link_is_removed_in_the_end(link, number):
 def test_a_link_of_a_run_that_was_killed_is_replaced(link):
     with play(link) as command:
         command.process.kill()
-        command.process.wait(5)
+        command.process.wait(60)
     left_behind = link.readlink().parent
     with play(link):
         assert link.readlink().parent != left_behind
@@ -147,7 +147,7 @@ def test_a_link_of_a_run_that_goes_on_is_left_alone(link):
         command.type(b"\n")
         command.out.wait(b"pulled out")  # so that it leads nowhere
         with Command("simulate", "--link", link) as second:
-            assert second.process.wait(10) == 1
+            assert second.process.wait(60) == 1
             assert b"File exists" in second.out.wait_end()
         command.type(b"\n")
         command.out.wait(b"put back")
@@ -163,14 +163,14 @@ def test_a_link_to_a_device_whose_folder_is_gone_is_replaced(link):
 def test_a_link_of_somebody_elses_is_not_replaced(link):
     os.symlink("/dev/unplugged", link)
     with Command("simulate", "--link", link) as command:
-        assert command.process.wait(10) == 1
+        assert command.process.wait(60) == 1
     assert os.readlink(link) == "/dev/unplugged"
 
 
 def test_what_is_there_already_is_left_alone(link):
     link.write_text("mine")
     with Command("simulate", "--link", link) as command:
-        assert command.process.wait(10) == 1
+        assert command.process.wait(60) == 1
         assert b"File exists" in command.out.wait_end()
     assert link.read_text() == "mine"
 
@@ -204,7 +204,7 @@ def test_a_host_that_does_not_read_stops_nothing(link):
         with serial.Serial(str(link)) as host:
             host.write(b"BIG\n" * 5)
             command.out.wait(lambda said: said.count(b"'BIG'") == 5)
-        with serial.Serial(str(link), timeout=5) as host:
+        with serial.Serial(str(link), timeout=60) as host:
             host.write(b"PING\n")
             assert b"PONG\n" in (host.readline() for _ in range(6))
 

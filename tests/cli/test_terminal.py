@@ -395,7 +395,7 @@ def test_signals_end_it_and_the_terminal_is_as_before(device, number):
 
 def test_a_failure_leaves_the_terminal_as_before():
     with SimulatedDevice(plugged=False) as device, monitor(device, "--no-wait") as command:
-        assert command.process.wait(10) == 1
+        assert command.process.wait(60) == 1
         assert_as_before(command)
 
 
@@ -429,7 +429,7 @@ def test_in_the_background_it_leaves_the_terminal_alone_and_is_not_stopped(devic
         assert_as_before(command)
         command.type(b"not for the device\n")
         os.killpg(group_of_job(command), signal.SIGINT)
-        assert command.process.wait(10) == 0
+        assert command.process.wait(60) == 0
         assert device.received == b""
 
 

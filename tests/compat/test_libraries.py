@@ -347,8 +347,8 @@ def test_xmodem_ends_with_an_error_when_the_device_stays_away() -> None:
         device.wait_received(pattern(128))
         device.unplug()
         with pytest.raises(serial.SerialTimeoutException):
-            sending.join(30)
-        receiving.join(30)
+            sending.join(60)
+        receiving.join(60)
         assert port.is_open
 
 
@@ -361,9 +361,9 @@ def test_xmodem_through_a_pull_fails_or_delivers_the_file() -> None:
         device.unplug()
         device.plug()
         try:
-            is_sent = sending.join(50)
+            is_sent = sending.join(60)
         except serial.SerialException:
             is_sent = False
-        receiving.join(50)
+        receiving.join(60)
         assert not is_sent or got.getvalue() == data
         assert port.manager.wait_until_connected(BOUND)

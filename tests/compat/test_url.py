@@ -143,4 +143,4 @@ def test_connection_refuses_the_scheme() -> None:
 def test_scheme_is_known_once_cnxman_is_imported(imports: str) -> None:
     program = f"{imports}, serial; serial.serial_for_url('managed://loop://').close()"
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30, env=environment)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=environment)

@@ -51,7 +51,7 @@ class Collected:
             if not data:
                 return
 
-    def wait(self, what, timeout=10):
+    def wait(self, what, timeout=60):
         """Wait until `what`, bytes or a function of them, is in what came; return all of that."""
         found = what if callable(what) else lambda data: what in data
         with self._change:
@@ -59,7 +59,7 @@ class Collected:
             assert found(self.data), self.data[-2000:]
             return self.data
 
-    def wait_end(self, timeout=10):
+    def wait_end(self, timeout=60):
         """Wait until nothing more can come; return all that came."""
         with self._change:
             assert self._change.wait_for(lambda: self.ended, timeout), self.data[-2000:]
@@ -104,7 +104,7 @@ class Command:
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGINT)  # does nothing to one that has ended
         try:
-            self.process.wait(5)
+            self.process.wait(60)
         finally:
             self.process.kill()
         if self.master is not None:
@@ -138,7 +138,7 @@ class Command:
         What it must not wait for takes 3 seconds or more; and what takes 0.1 can take a second on a busy machine.
         """
         began = time.monotonic()
-        status = self.process.wait(10)
+        status = self.process.wait(60)
         took = time.monotonic() - began
         assert took < within, f"it took {took:.2f} s to end"
         return status
@@ -149,5 +149,5 @@ class Command:
         assert all(found), self.err.data.decode()
         return [match.groups() for match in found if match]
 
-    def wait_event(self, what, timeout=10):
+    def wait_event(self, what, timeout=60):
         self.err.wait(lambda data: re.search(rf"\d  {what}\b".encode(), data), timeout)

@@ -195,7 +195,7 @@ WITH_LOGGING = "import logging; logging.getLogger('cnxman').addHandler(logging.N
 """Has the library's warnings go nowhere; without any handler they would be shown on standard error."""
 
 
-def run_script(script: str, *arguments: str, as_nobody: bool = False, timeout: float = 30) -> dict[str, Any]:
+def run_script(script: str, *arguments: str, as_nobody: bool = False, timeout: float = 60) -> dict[str, Any]:
     """Run a script in a process of its own; what it prints last is its result, in JSON.
 
     One that becomes nobody can't write down what it covers.

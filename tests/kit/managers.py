@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from cnxman.basics import Connection, ConnectionException, ConnectionManager, ConnectionState
 from cnxman.retry import RetryPolicy
 
-BOUND = 10.0
+BOUND = 60.0
 """Seconds after which something that should have happened by now never will."""
 
 NEVER = RetryPolicy(1e6, 1, 1e6, 0)

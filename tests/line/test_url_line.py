@@ -73,7 +73,7 @@ def test_stop_ends_a_write_to_a_spied_port(serial_device: SimulatedDevice, spied
         writer.start()
         time.sleep(0.2)
         connection.teardown()
-        writer.join(1)
+        writer.join(60)
         assert failed
         assert 0 < (failed[0].written or 0) < 200_000
 
@@ -83,7 +83,7 @@ def test_reading_a_spied_port_goes_on_while_a_receiver_is_busy(serial_device: Si
 
     def receive(data_: bytes) -> None:
         data.extend(data_)
-        go.wait(5)
+        go.wait(60)
 
     connection = SerialConnection(spied)
     connection.subscribe(lambda data: receive(data))
@@ -141,7 +141,7 @@ def test_error_with_a_number_of_its_own_is_left_as_it_is(server: socket.socket) 
 def test_loop_that_takes_nothing_more_is_a_time_out() -> None:
     connection = SerialConnection("loop://", 115200, write_timeout=0.2, buffer_size=1000)
     release = threading.Event()
-    connection.subscribe(lambda: release.wait(5), SerialConnection.Signals.OPENED)
+    connection.subscribe(lambda: release.wait(60), SerialConnection.Signals.OPENED)
     with no_leak():
         assert connection.try_connect()
         with pytest.raises(ConnectionException, match="took nothing"):

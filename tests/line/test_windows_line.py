@@ -22,7 +22,7 @@ from cnxman._line.windows_errors import WindowsPortError
 from cnxman.serial import SerialListener
 from tests.kit.managers import Caller, wait_until
 
-SOON = 5.0
+SOON = 60.0
 GONE = "ClearCommError failed (PermissionError(13, 'Zugriff verweigert', None, 5))"
 UNABLE = "ClearCommError failed (OSError(22, 'Falscher Parameter.', None, 87))"
 

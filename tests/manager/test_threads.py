@@ -862,7 +862,7 @@ def test_a_script_that_ends_without_tearing_down_ends_at_once_and_quietly(state:
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         env=UNMEASURED,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -894,7 +894,7 @@ def test_a_forked_child_leaves_it_to_the_parent() -> None:
         assert m.state == "connected"
         m.teardown()
         """)
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

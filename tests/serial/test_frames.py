@@ -109,19 +109,19 @@ def test_a_receiver_that_hangs_up_hears_no_further_frame_once_it_was_given_up(
     def stall(frame: bytes, framer: object) -> None:
         ear.hear(frame, framer)
         stalled.set()
-        go_on.wait(5)
+        go_on.wait(60)
         over.set()
 
     connection.subscribe(stall, FRAME)
     assert connection.try_connect()
     serial_device.wait_opened()
     serial_device.send(b"1\n2\n3\n")
-    assert stalled.wait(5)
+    assert stalled.wait(60)
     connection.disconnect()
     threads = [t for t in threading.enumerate() if t.name.startswith("cnxman listener")]
     go_on.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert over.is_set()
     assert ear.frames == [b"1"]
 

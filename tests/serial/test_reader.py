@@ -22,7 +22,7 @@ from cnxman.testing import SimulatedDevice
 from tests.kit.probe import source_of, subscriptions
 
 AT_ONCE = RetryPolicy(0.01, 1, 0.01, 0)
-SOON = 5.0  # seconds that something may take which should be done in no time
+SOON = 60.0  # seconds that something may take which should be done in no time
 
 
 @pytest.fixture(autouse=True)

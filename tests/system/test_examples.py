@@ -20,7 +20,7 @@ from cnxman.testing import SimulatedDevice
 from tests.kit.ordinary import AS_ORDINARY
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 ELSEWHERE = {
     "gui_qt.py": "test_gui.py",

@@ -60,10 +60,10 @@ OF_ITS_OWN = (
     PREAMBLE
     + """
 stalled, go_on = threading.Event(), threading.Event()
-connection.subscribe(lambda data: (stalled.set(), go_on.wait(10)))
+connection.subscribe(lambda data: (stalled.set(), go_on.wait(60)))
 assert connection.try_connect()
 pty.send(b"!")
-assert stalled.wait(10)
+assert stalled.wait(60)
 line_kit.wait_until(lambda: any("overflow reader" in name for name in line_kit.library_threads()), "a stand-in reads")
 second = line_kit.Pty()
 
@@ -71,10 +71,10 @@ def own_line():
     own = SerialConnection(second.path)
     heard = line_kit.Hearer(own)
     busy, free = threading.Event(), threading.Event()
-    own.subscribe(lambda data: (busy.set(), free.wait(10)))
+    own.subscribe(lambda data: (busy.set(), free.wait(60)))
     opened = own.try_connect()
     second.send(b"!")
-    assert busy.wait(10)
+    assert busy.wait(60)
     second.send(b"x" * 100_000)  # which only goes out if a stand-in reads
     free.set()
     heard.wait_for_data(b"!" + b"x" * 100_000)
@@ -321,7 +321,7 @@ import serial
 port, other = serial.serial_for_url(sys.argv[1] + pty.path), serial.Serial(line_kit.Pty().path)
 listener, never = SerialListener(port), SerialListener(other)
 listener.start()
-assert listener._ready.wait(10)
+assert listener._ready.wait(60)
 
 def use():
     listening = [listener.is_listening, listener._line.is_open]
@@ -476,7 +476,7 @@ with context.Pool(2) as pool:
     pool.join()
 process = context.Process(target=manager.teardown)  # and an orderly end
 process.start()
-process.join(20)
+process.join(60)
 pty.send(b"parent")
 hearer.wait_for_data(b"parent")
 manager.teardown()

@@ -21,7 +21,7 @@ held, go_on = threading.Event(), threading.Event()
 class Held(SerialConnection):
     def prepare(self):
         held.set()
-        return go_on.wait(10)
+        return go_on.wait(60)
 
 connection = (Held if state == "connecting" else SerialConnection)(pty.path)
 hearer = line_kit.Hearer(connection)
@@ -30,7 +30,7 @@ if state == "recovering":
     pty.pull()
 connecting = threading.Thread(target=manager.connect)
 connecting.start()
-assert held.wait(10) if state == "connecting" else connecting.join() is None
+assert held.wait(60) if state == "connecting" else connecting.join() is None
 assert manager.state == state
 reader = connection.reader()
 
@@ -134,7 +134,7 @@ alone_port = line_kit.Pty()
 import serial
 alone = SerialListener(serial.Serial(alone_port.path))
 alone.start()
-assert alone._ready.wait(10)
+assert alone._ready.wait(60)
 manager.connect()
 reader, listener = connection.reader(), connection.current_opening.listener
 locks = {
@@ -164,10 +164,10 @@ for name, lock in locks.items():
     def hold():
         with lock:
             taken.set()
-            free.wait(30)
+            free.wait(60)
     holder = threading.Thread(target=hold)
     holder.start()
-    assert taken.wait(10)
+    assert taken.wait(60)
     result, end = in_child(use)
     found[name] = result
     end()
@@ -212,7 +212,7 @@ else:
     on.append(thread)
 setattr(os, how, slow)
 thread.start()
-assert step.wait(10)
+assert step.wait(60)
 began = time.monotonic()
 number = os.open("/dev/null", os.O_RDONLY)  # which may have the number of what was closed
 found, end = in_child(lambda: {"held": links().count(pty.device), "mine": os.fstat(number).st_rdev > 0})
@@ -265,11 +265,11 @@ stuck, free = threading.Event(), threading.Event()
 def never():
     with _fork.no_fork():
         stuck.set()
-        free.wait(30)
+        free.wait(60)
 
 thread = threading.Thread(target=never)
 thread.start()
-assert stuck.wait(10)
+assert stuck.wait(60)
 began = time.monotonic()
 found, end = in_child(lambda: {"there": len(_fork._guarded)})
 found["other"] = _fork.LONGEST_WAIT <= time.monotonic() - began < _fork.LONGEST_WAIT + 4
@@ -312,7 +312,7 @@ manager.connect()
 
 def send():
     if device.is_plugged:
-        device.send(b"y" * 500, timeout=10)
+        device.send(b"y" * 500, timeout=60)
 
 def quietly(load):
     def call():

@@ -18,7 +18,7 @@ from cnxman.testing import SimulatedDevice
 from tests.kit.command import COMMAND
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
 

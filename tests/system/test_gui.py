@@ -164,6 +164,6 @@ def test_a_window_shows_an_outage_and_closes_at_once(example: str, modules: list
     assert (EXAMPLES / example).exists()
     assert shutil.which("xvfb-run"), "apt-get install xvfb xauth"
     line = ["xvfb-run", "-a", python_with(*modules), "-c", DRIVER + driver, str(EXAMPLES)]
-    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "closed in" in done.stdout

@@ -19,7 +19,7 @@ mqtt = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installe
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 GATEWAY = Path(__file__).parents[2] / "docs" / "examples" / "mqtt_gateway.py"
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 

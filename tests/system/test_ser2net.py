@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:set(Daemon|Name)\(\) is deprecated:DeprecationWarning"),
 ]
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 QUICK = RetryPolicy(0.05, 1, 0.05, 0)
 EVERY_BYTE = bytes(range(256))  # with 255, which telnet doubles, and the flow control characters
 SCHEMES = ["rfc2217", "socket"]

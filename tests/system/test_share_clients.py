@@ -77,7 +77,7 @@ def device() -> Iterator[SimulatedDevice]:
 
 def test_pyserial_reads_each_line_once(device: SimulatedDevice, tmp_path: Path) -> None:
     link = str(tmp_path / "tty")
-    with Gateway(device, "--pty", link) as gateway, serial.Serial(link, 115200, timeout=10) as port:
+    with Gateway(device, "--pty", link) as gateway, serial.Serial(link, 115200, timeout=60) as port:
         gateway.wait_event("came")
         for count in range(PULLS):
             told = [b"line %d of %d\n" % (line, count) for line in range(200)]
@@ -130,7 +130,7 @@ def test_tio_stays_connected(device: SimulatedDevice, tmp_path: Path) -> None:
             assert gateway.nobody_left()
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
             os.close(slave)
             shown.wait_end()
             os.close(master)
@@ -224,7 +224,7 @@ def test_gpsd_goes_on_telling_where_it_is(device: SimulatedDevice, tmp_path: Pat
         driver.start()
         process = subprocess.Popen([gpsd, "-N", "-n", "-b", "-S", str(port), link], stderr=subprocess.DEVNULL)
         try:
-            gateway.wait_event("came", timeout=20)
+            gateway.wait_event("came", timeout=60)
             with Watch(port) as watch:
                 watch.wait_position()
                 for _ in range(PULLS):
@@ -235,7 +235,7 @@ def test_gpsd_goes_on_telling_where_it_is(device: SimulatedDevice, tmp_path: Pat
             stop.set()
             driver.join()
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def processor_time(pid: int) -> float:
@@ -249,7 +249,7 @@ def connected(port: int) -> socket.socket:
     until = time.monotonic() + 10
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), timeout=50)
+            return socket.create_connection(("127.0.0.1", port), timeout=60)
         except ConnectionRefusedError:
             assert time.monotonic() < until
             time.sleep(0.02)

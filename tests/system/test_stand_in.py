@@ -54,7 +54,7 @@ def test_all_imports_and_only_serial_connections_refuse(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ import pytest
 
 from cnxman import ConnectionManager, ConnectionState, RetryPolicy
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 QUICK = RetryPolicy(0.02, 1, 0.02, 0)
 SOURCE = Path(__file__).parents[2] / "docs" / "examples" / "tcp_heartbeat.py"
 

@@ -52,7 +52,7 @@ def test_large_messages_go_both_ways_whole(device: SimulatedDevice) -> None:
         reader = threading.Thread(target=lambda: results.put(host.read(len(data))))
         reader.start()
         device.send(data)
-        assert results.get(timeout=5) == data
+        assert results.get(timeout=60) == data
         reader.join()
         host.write(data)
         assert device.receive(len(data)) == data
@@ -165,7 +165,7 @@ def test_connection_stops_within_a_moment(device: SimulatedDevice) -> None:
     began = time.monotonic()
     connection.teardown()
     assert time.monotonic() - began < 1
-    assert failed.get(timeout=5).written is not None
+    assert failed.get(timeout=60).written is not None
 
 
 def test_without_ptys_the_port_is_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,5 +184,5 @@ def test_device_works_where_there_is_no_termios_and_no_poll() -> None:
         "from cnxman.testing import SimulatedDevice\n"
         "with SimulatedDevice() as device: print(device.port)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("simulated://")

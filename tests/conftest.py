@@ -8,10 +8,17 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kit.threads import is_library_thread
 
 PATIENCE = 60.0
+
+# The same examples on each run, and no bound on their time: the machine may be busy.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 # A shell that starts the tests in the background, or `nohup`, has these ignored, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

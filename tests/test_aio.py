@@ -1319,6 +1319,7 @@ def test_a_write_without_progress_fails_in_time(serial_device: SimulatedDevice) 
                 for writing in both:
                     with pytest.raises(ConnectionException, match=r"of 100000 bytes were written.*nothing for 0.1 s"):
                         await soon(writing)
+            connection.configure(write_timeout=SOON)
             await soon(line.write(b"2"))
             await asyncio.to_thread(serial_device.wait_received, b"2")
             written = len(serial_device.received)

@@ -27,9 +27,6 @@ class Ours(Framer, Protocol):
     def skipped(self) -> int: ...
 
 
-steady = settings(derandomize=True, deadline=None, max_examples=200)
-
-
 class Tellings(logging.Handler):
     """Collects what the framers log, as (level, message)."""
 
@@ -126,7 +123,7 @@ def cut_streams(draw: st.DrawFn) -> list[bytes]:
     return [data[begin:end] for begin, end in pairwise([0, *cuts, len(data)])]
 
 
-@settings(steady, max_examples=600)
+@settings(max_examples=300)
 @given(make=makers(), chunks=cut_streams())
 def test_any_cutting_gives_the_same_frames_and_tells_the_same(make: Callable[[], Ours], chunks: list[bytes]) -> None:
     cut, bytewise = make(), make()
@@ -135,7 +132,6 @@ def test_any_cutting_gives_the_same_frames_and_tells_the_same(make: Callable[[],
         assert cut.skipped == bytewise.skipped
 
 
-@steady
 @given(make=makers(), chunks=cut_streams())
 def test_any_cutting_logs_the_same(make: Callable[[], Ours], chunks: list[bytes]) -> None:
     logger = logging.getLogger("cnxman.framing")
@@ -156,7 +152,7 @@ def test_any_cutting_logs_the_same(make: Callable[[], Ours], chunks: list[bytes]
     assert heard[0] == heard[1] == heard[2]
 
 
-@settings(steady, max_examples=250)
+@settings(max_examples=150)
 @given(make=makers(), before=cut_streams(), after=cut_streams())
 def test_after_a_reset_nothing_of_before_is_left(
     make: Callable[[], Ours], before: list[bytes], after: list[bytes]
@@ -192,7 +188,6 @@ def lines_of(data: bytes, ends: tuple[bytes, ...], limit: int) -> tuple[list[byt
     return lines, skipped + (len(line) >= limit + max(map(len, ends)))
 
 
-@steady
 @given(data=streams, separator=separators(), limit=st.integers(1, 6))
 def test_lines_are_as_the_model_says(data: bytes, separator: bytes | tuple[bytes, ...], limit: int) -> None:
     try:
@@ -226,7 +221,6 @@ def between(data: bytes, start: bytes, end: bytes, restart: bool, limit: int) ->
     return frames, skipped + (inside and len(seen) >= limit + max(len(start), len(end)))
 
 
-@steady
 @given(
     data=streams,
     start=st.sampled_from([b"a", b"ab", b"\r", b"\n", b"a\r\n"]),
@@ -244,7 +238,6 @@ def test_frames_between_markers_are_as_the_model_says(
     assert (framer.feed(data), framer.skipped) == between(data, start, end, restart, limit)
 
 
-@steady
 @given(
     contents=st.lists(st.binary(max_size=20), max_size=10),
     size=st.sampled_from([1, 2, 4]),
@@ -288,7 +281,6 @@ def test_what_was_packed_with_its_length_comes_out_again(
     assert bare.skipped == whole.skipped == len(contents) - len(short)
 
 
-@steady
 @given(
     contents=st.lists(st.binary(max_size=9).map(lambda data: data.replace(b"$", b"")), max_size=10),
     noise=st.binary(),
@@ -455,7 +447,6 @@ def test_the_log_says_what_was_wrong(tellings: Tellings) -> None:
 # --- hostile bytes ---
 
 
-@steady
 @given(make=makers(), chunks=st.lists(st.binary(max_size=200), max_size=10))
 def test_hostile_bytes_raise_nothing_and_no_frame_is_longer_than_the_limit(
     make: Callable[[], Ours], chunks: list[bytes]

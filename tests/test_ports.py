@@ -139,7 +139,7 @@ def test_a_malformed_usb_url_is_refused_at_construction_with_an_example(url: str
             serial.serial_for_url(url, do_not_open=True)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.text(), st.text().map(lambda text: f"usb://{text}"), st.text().map("usb://0403:6001{}".format)))
 @example("usb://0403:6001//")
 @example("usb://0403:6001/%ff?location=%00")
@@ -155,7 +155,7 @@ def test_any_text_is_read_or_refused_and_nothing_else(url: str) -> None:
     assert urlsplit(url).scheme == "usb"
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150)
 @given(
     vid=st.integers(0, 0xFFFF),
     pid=st.integers(0, 0xFFFF),
@@ -569,7 +569,7 @@ def test_a_network_port_without_host_or_number_is_refused(port: str) -> None:
         ports.check(port)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.text(), st.builds("{}://{}".format, st.text(max_size=8), st.text())))
 @example("..://x")
 @example("os.path://x")

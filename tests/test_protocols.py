@@ -230,7 +230,7 @@ def test_pyserial_s_own_protocols_write_and_read(
     assert lines.transport is None
 
 
-@settings(derandomize=True, deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     lines=st.lists(st.text("ab\N{DEGREE SIGN}", max_size=5), max_size=8),
     cuts=st.lists(st.integers(1, 4), min_size=1, max_size=8),

@@ -124,7 +124,7 @@ def test_waits_differ() -> None:
     assert len({RetryPolicy().delay(5) for _ in range(50)}) > 40
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @given(initial=seconds, more=seconds, factor=st.floats(1, 100), jitter=st.floats(0, 1), count=st.integers(1, 10**6))
 def test_waits_lie_between_their_bounds(initial: float, more: float, factor: float, jitter: float, count: int) -> None:
     policy = RetryPolicy(initial, factor, initial + more, jitter)

@@ -163,7 +163,7 @@ def test_the_manager_does_as_the_model() -> None:
     Machine.reached.clear()
     run_state_machine_as_test(
         Machine,
-        settings=settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None, derandomize=True),
+        settings=settings(max_examples=EXAMPLES, stateful_step_count=30),
     )
     every = {
         (str(state), given) for state in ConnectionState for given in ("connect", "disconnect", "teardown", "alarm")

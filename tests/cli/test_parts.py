@@ -12,7 +12,7 @@ from datetime import date
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnxman import (
@@ -69,7 +69,6 @@ def pieces(meant):
     return [piece for each in meant for piece in (each if isinstance(each, bytes) else [each])]
 
 
-@settings(derandomize=True, deadline=None)
 @given(CHUNKS)
 def test_line_ends_come_out_the_same_in_any_chunks(chunks):
     whole = b"".join(chunks)
@@ -86,7 +85,6 @@ def test_a_line_end_in_two_pieces_is_one():
 # -- shapes -----------------------------------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None)
 @given(CHUNKS)
 def test_shapes_show_the_same_in_any_chunks(chunks):
     whole = b"".join(chunks)
@@ -194,7 +192,6 @@ def test_an_echo_shows_control_characters_and_obeys_none(sent, shown):
     assert echo_of(sent) == shown
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.binary(min_size=1, max_size=200))
 def test_hexadecimal_rows_hold_the_bytes_and_their_offset(data):
     rows = (Hexadecimal().feed(data) + b"").splitlines()

@@ -10,7 +10,6 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,51 +86,14 @@ def waiting(connection: SerialConnection) -> int:
 # -- nothing is lost --------------------------------------------------------------------------------------
 
 
-def test_3_mb_at_1_mb_a_second_on_a_line_that_does_not_wait_are_all_kept(pty: Pty) -> None:
-    """The far end drops what isn't taken at once, as a device without flow control does.
-
-    What the kernel has yet to carry over, or what comes while the stand-in wants to run and gets no processor, is
-    dropped by the busy machine and not by the library.
-    """
+def test_3_mb_are_read_while_a_receiver_is_busy_and_arrive_whole(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty)
     data = pattern(3_000_000)
     with torn_down(connection):
-        taken, dropped = send_at(pty, data, 1e6, connection, waited_for_processor("overflow reader"))
-        assert dropped == 0
+        pty.send(data)  # the line holds some thousand bytes; it takes more only if they are read
         stall.go_on.set()
-        hearer.wait_for_data(b"!" + taken)
-        assert stall.data == b"!" + taken
-        assert len(taken) > len(data) / 2
-
-
-def send_at(
-    pty: Pty, data: bytes, rate: float, connection: SerialConnection, waited: Callable[[], float]
-) -> tuple[bytes, int]:
-    """Send at so many bytes a second, never faster.
-
-    Returns:
-        What was taken; and how many bytes were dropped though the line could have been read, and wasn't.
-    """
-    step, due = 1000, time.monotonic()
-    taken, drops, waits = bytearray(), [], []
-    for at in range(0, len(data), step):
-        waits.append(waited())
-        size = pty.offer(data[at : at + step])
-        taken += data[at : at + size]
-        if size < step and port_of(connection).in_waiting >= 4000:
-            drops.append((at // step, step - size))
-        due = max(due, time.monotonic()) + step / rate
-        time.sleep(max(0.0, due - time.monotonic()))
-    waits += [waited()] * 40
-    # A wait is known when it is over: so look from 40 ms before to 40 ms after.
-    return bytes(taken), sum(size for at, size in drops if waits[at + 40] - waits[max(at - 40, 0)] < 0.005)
-
-
-def waited_for_processor(name: str) -> Callable[[], float]:
-    """How long a thread has waited for a processor so far, in seconds, where Linux tells."""
-    thread = next(thread for thread in threading.enumerate() if thread.name.startswith(f"cnxman {name}"))
-    path = f"/proc/self/task/{thread.native_id}/schedstat"
-    return lambda: int(Path(path).read_text().split()[1]) / 1e9 if os.path.exists(path) else 0.0
+        hearer.wait_for_data(b"!" + data)
+        assert stall.data == b"!" + data
 
 
 @contextlib.contextmanager
@@ -232,7 +194,7 @@ def test_order_is_kept_however_often_the_stand_in_takes_over_and_gives_back(pty:
         assert heard == data, f"seed {seed}"
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(
     script=st.lists(
         st.one_of(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from serial.tools.list_ports_common import ListPortInfo
 
@@ -287,7 +287,6 @@ def test_a_port_name_with_control_characters_is_refused_and_shown_harmlessly(con
 
 
 @given(st.text())
-@settings(derandomize=True, deadline=None)
 def test_what_is_shown_is_printable_and_short(text: str) -> None:
     shown = printable(text, 20)
     assert shown.isprintable()

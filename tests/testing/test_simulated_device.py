@@ -712,7 +712,7 @@ CHUNKS = st.lists(st.binary(max_size=4).map(lambda chunk: bytes(b"AB?\n"[byte % 
 
 
 @given(CHUNKS)
-@settings(derandomize=True, max_examples=300)
+@settings(max_examples=300)
 @pytest.mark.parametrize("answers", [{b"A?\n": b"", b"B": b"", b"\n": b""}, lambda request: request])
 def test_the_cutting_into_chunks_changes_no_request(answers: object, chunks: list[bytes]) -> None:
     cut, whole = (Requests(answers, b"?\n") for _ in range(2))  # type: ignore[arg-type]
@@ -906,7 +906,7 @@ def test_a_cut_doesnt_wait_for_a_host_that_has_closed(device: SimulatedDevice) -
         device.cut(at=0)
         with pytest.raises(TimeoutError):
             device.wait_closed(timeout=0.1)  # the three are still to be read
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while device.is_plugged:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -914,7 +914,7 @@ def test_a_cut_doesnt_wait_for_a_host_that_has_closed(device: SimulatedDevice) -
 
 def test_a_cut_now_pulls_a_device_that_nobody_has_open(device: SimulatedDevice) -> None:
     device.cut()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while device.is_plugged:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -978,7 +978,6 @@ def test_noise_is_the_same_for_the_same_seed() -> None:
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(0, 3))
-@settings(derandomize=True)
 def test_the_cutting_into_chunks_changes_no_fault(chunks: list[bytes], seed: int) -> None:
     def stream() -> Stream:
         stream = Stream(seed, "sent")
@@ -1106,7 +1105,7 @@ def test_close_takes_all_away() -> None:
         assert os.read(host, 1) == b""
         assert isinstance(waiting.pop().get(timeout=60), RuntimeError)
     assert not os.path.exists(os.path.dirname(device.port))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while threading.active_count() > threads:
         assert time.monotonic() < deadline
     assert descriptors() == before

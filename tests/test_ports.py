@@ -246,7 +246,7 @@ def test_an_enumeration_that_never_succeeds_ends_with_nothing(plugged: Plugged) 
     plugged.listings = [vanished]
     began = time.monotonic()
     assert ports.available() == []
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
     assert 1 < plugged.asked <= 20
 
 

@@ -78,7 +78,7 @@ def test_ctrl_c_ends_it_quietly():
         begin = time.monotonic()
         _, said = demo.communicate(timeout=60)
     assert (demo.returncode, said) == (0, b"")
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 3
 
 
 def test_a_closed_pipe_ends_it_quietly_and_early():

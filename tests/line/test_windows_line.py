@@ -235,7 +235,7 @@ def test_pull_that_the_read_does_not_notice_is_a_loss(port: WindowsPort, heard: 
     began = time.monotonic()
     port.fail("in_waiting", serial.SerialException(GONE))
     assert "unplugged" in str(heard.wait_lost())
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
 
 
 def test_pull_that_looks_like_a_cancelled_read_is_a_loss(port: WindowsPort, heard: Heard) -> None:
@@ -355,7 +355,7 @@ def test_stop_ends_a_write_and_the_count_is_true(port: WindowsPort, line: CallLi
     wait_until(lambda: len(port.output) == 5000, "the line is full")
     began = time.monotonic()
     line.close()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 3
     with pytest.raises(IncompleteWriteError) as failed:
         writer.join()
     assert failed.value.written == 5000

@@ -94,7 +94,7 @@ def test_it_listens_to_an_open_port_and_closes_it_in_the_end(pty: Pty) -> None:
         ear.wait_for_data(data)
         began = time.monotonic()
         listener.terminate()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5
         assert ended(listener)
         assert not port.is_open
     assert ear.errors == []
@@ -256,7 +256,7 @@ def test_a_pull_is_one_read_error_and_the_port_is_closed_before_it_is_told(pty: 
         began = time.monotonic()
         pty.pull()
         error = ear.wait_for_error()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert ended(listener)
         listener.terminate()
     assert was_open == [False]
@@ -539,7 +539,7 @@ def test_a_port_of_another_kind_is_read_by_its_own_methods() -> None:
         listener.terminate()
         began = time.monotonic()
         assert ended(listener)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5
         assert not port.is_open
     assert ear.errors == []
 

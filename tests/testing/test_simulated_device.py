@@ -798,7 +798,7 @@ def test_a_stall_at_a_byte(device: SimulatedDevice, of: str) -> None:
 def test_a_delay_at_a_byte_begins_when_there_is_something_to_hold_up(device: SimulatedDevice, of: str) -> None:
     with with_pyserial(device) as host:
         device.wait_opened()
-        device.delay(0.3, at=2, of=of)  # type: ignore[arg-type]
+        device.delay(1, at=2, of=of)  # type: ignore[arg-type]
 
         def give(data: bytes) -> None:
             if of == "sent":
@@ -811,14 +811,14 @@ def test_a_delay_at_a_byte_begins_when_there_is_something_to_hold_up(device: Sim
 
         give(b"ab")
         assert take(2) == b"ab"
-        time.sleep(0.35)  # it is over, had it begun when the two bytes were through
+        time.sleep(1.05)  # it is over, had it begun when the two bytes were through
         begun = time.monotonic()
         give(b"cd")
         assert take(2) == b"cd"
-        assert time.monotonic() - begun >= 0.3
+        assert time.monotonic() - begun >= 1
         give(b"ef")
         assert take(2) == b"ef"
-        assert time.monotonic() - begun < 0.6, "each byte was delayed"
+        assert time.monotonic() - begun < 2, "each byte was delayed"
 
 
 def test_a_delay_in_one_direction_holds_up_only_that(device: SimulatedDevice) -> None:

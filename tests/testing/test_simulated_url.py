@@ -164,7 +164,7 @@ def test_connection_stops_within_a_moment(device: SimulatedDevice) -> None:
     wait_until(lambda: connection.statistics.bytes_out == 0 and device.is_open, "the port is open")
     began = time.monotonic()
     connection.teardown()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert failed.get(timeout=60).written is not None
 
 

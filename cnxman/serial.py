@@ -543,7 +543,7 @@ class SerialConnection(Connection):
 
     def is_lost(self) -> bool:
         """Whether the last attempt failed or the line was lost. Answers at once."""
-        return self.last_error is not None
+        return self._loss() is not None
 
     def presence(self) -> Hashable | None:
         """Whether the port is there, and which one: what lets a manager try at once when an adapter is back."""
@@ -1017,10 +1017,18 @@ class SerialConnection(Connection):
             raise self._inherited_error()
         line = opening.listener.line if opening is not None and opening.is_open else None
         if line is None:
-            cause = self.last_error or ConnectionError("not connected")
-            why = f": {cause}" if self.last_error is not None else ""
+            loss = self._loss()
+            cause = loss or ConnectionError("not connected")
+            why = f": {loss}" if loss is not None else ""
             raise ConnectionException(f"{self._port} is not connected{why}", cause) from cause
         return line
+
+    def _loss(self) -> ConnectionException | None:
+        """`last_error`, or what it will be: a listener knows of a loss, and closes the port, before it reports that."""
+        opening = self._opening
+        if self.last_error is None and opening is not None and opening.is_established:
+            return opening.listener.error if opening.generation == self._generation else None
+        return self.last_error
 
     def _set_line(self, name: str, level: bool | None) -> None:
         check_choice(name, level)

@@ -894,3 +894,28 @@ def test_a_line_that_was_lost_is_forgotten_once_all_was_told(pty: Pty) -> None:
         hearer.wait_for_event("alarm")
         wait_until(lambda: connection.current_opening is None, "no listener is kept")
     assert hearer.names == ["opened", "closed", "alarm"]
+
+
+def test_query_of_a_manager_waits_as_soon_as_the_port_is_found_lost() -> None:
+    found, proceed = threading.Event(), threading.Event()
+
+    def hold() -> None:  # by now the port is closed; the connection learns of that next
+        found.set()
+        proceed.wait(BOUND)
+
+    with SimulatedDevice({b"?\n": b"!\n"}) as device:
+        connection = SerialConnection(device.port)
+        with ConnectionManager(connection) as manager:
+            dispatcher.connect(hold, signal=SerialListener.Signals.READ_ERROR)
+            try:
+                device.unplug()
+                assert found.wait(BOUND)
+                assert manager.state == "recovering"
+                with pytest.raises(ConnectionException, match=r"is not connected: .* was lost"):
+                    connection.write(b"?\n")
+                asking = Caller(lambda: manager.query(b"?\n", timeout=BOUND))
+            finally:
+                dispatcher.disconnect(hold, signal=SerialListener.Signals.READ_ERROR)
+                proceed.set()
+            device.plug()
+            assert asking.join() == b"!\n"

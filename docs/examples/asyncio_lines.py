@@ -12,7 +12,7 @@ from cnxman.testing import SimulatedDevice
 
 
 async def print_states(line: AsyncManager) -> None:
-    """Tell when the line is lost, and when it is back."""
+    """Print when the line is lost, and when it is back."""
     while True:
         back = line.next_connect()  # listens from here on, so nothing is overlooked
         await line.wait_for(ConnectionState.RECOVERING)

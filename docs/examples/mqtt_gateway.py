@@ -18,7 +18,7 @@ from cnxman.framing import Lines
 
 
 class Gateway:
-    """Publishes what a connection hears, and writes what the broker hears."""
+    """Publishes what a connection receives, and writes what the broker receives."""
 
     def __init__(self, manager: ConnectionManager, connection: SerialConnection, topic: str) -> None:
         self.manager, self.connection, self.topic = manager, connection, topic

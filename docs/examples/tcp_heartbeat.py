@@ -57,7 +57,7 @@ class TcpConnection(Connection):
         return True
 
     def disconnect(self) -> None:
-        """Hang up. The listener wakes, sees that its line is not ours any more, and ends without a word."""
+        """Close. The listener wakes, sees that its line is not ours any more, and reports nothing."""
         with self._lock:
             line, self._line = self._line, None
         if line is not None:

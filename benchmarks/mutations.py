@@ -60,6 +60,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="so many copies at once")
     args = parser.parse_args()
+    for module in args.modules:
+        if not (ROOT / module).is_file() or not tests_of(module):
+            parser.error(f"{module}: name a module from the project's root, of one of {', '.join(TESTS)}")
     modules = args.modules or [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("cnxman/**/*.py"))]
     work = [(module, *change) for module in modules if tests_of(module) for change in changes(ROOT / module)]
     if args.sample is not None:

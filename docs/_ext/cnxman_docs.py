@@ -86,13 +86,12 @@ class Picture(Directive):
 
 
 class BenchmarkFigures(Directive):
-    """The table and the picture that `python -m benchmarks` has left in `docs/`."""
+    """The table and the picture of what `python -m benchmarks` has left in `docs/benchmarks.json`."""
 
     def run(self) -> list[nodes.Node]:
-        """Make a table of the samples."""
+        """Make a table and a picture of the samples."""
         environment = self.state.document.settings.env
         found = Path(environment.srcdir) / "benchmarks.json"
-        picture = Path(environment.srcdir) / "images" / "benchmarks.svg"
         environment.note_dependency(str(found))
         if not found.exists():
             return [nodes.note("", nodes.paragraph("", "No run's figures are here: run the command below."))]
@@ -104,12 +103,28 @@ class BenchmarkFigures(Directive):
             cells = [cell.strip() if cell != " - " else "none" for cell in row[1:-1].split("|")]
             if cells[0] != "---":
                 lines += [f"   {'* -' if index == 0 else '  -'} {cell}" for index, cell in enumerate(cells)]
-        if picture.exists():
-            lines += ["", ".. picture:: /images/benchmarks.svg", ""]
-        lines += ["", "The goals it was built for, and what this run reached:", ""]
-        lines += [f"* {line.replace(' NOT HELD', ': **the goal was missed**')}" for line in run["bounds"]]
+        return [*self.parsed(lines, found), in_page(report.svg(run["samples"], peers)), *self.below(run, found)]
+
+    def below(self, run: dict[str, Any], found: Path) -> list[nodes.Node]:
+        """What stands under the picture: sharing, and the goals."""
+        lines = []
+        if run.get("share"):
+            lines += ["``cnxman share`` with ten clients, beside socat with one:", "", ".. code-block:: text", ""]
+            lines += [f"   {line}" for line in run["share"].splitlines()]
+        lines += [
+            "",
+            "The goals it was built for, and what this run reached (less is better, but for MB/s and lines):",
+            "",
+        ]
+        for line in run["bounds"]:
+            goal = line.replace("(<= ", "(goal: at most ").replace("(>= ", "(goal: at least ")
+            lines.append(f"* {goal.replace(' NOT HELD', ' **missed**')}")
+        return self.parsed(lines, found)
+
+    def parsed(self, lines: list[str], source: Path) -> list[nodes.Node]:
+        """These lines of reStructuredText, as part of the page."""
         parent = nodes.container()
-        self.state.nested_parse(StringList(lines, source=str(found)), self.content_offset, parent)
+        self.state.nested_parse(StringList(lines, source=str(source)), self.content_offset, parent)
         return parent.children
 
 

@@ -398,7 +398,7 @@ class ConnectionManager:
             except TimeoutError as silence:
                 raise ConnectionException(str(silence), silence) from silence
             except ConnectionException:
-                if self.is_connected and self._statistics.connects == connects:
+                if not self._notices_loss(connects, end):
                     raise  # the line is up all the same, so that asking again would be no better
 
     def frames(self, framer: Framer[_Frame], timeout: float | None = None) -> Iterator[_Frame]:
@@ -743,6 +743,15 @@ class ConnectionManager:
             why = f": {self._error}" if self._error is not None else ""
             raise ConnectionException(message + why, TimeoutError(message))
 
+    def _notices_loss(self, connects: int, end: float) -> bool:
+        """Whether the connection is lost, since that count of `connects`. A call that failed may know before we do."""
+
+        def is_lost() -> bool:
+            return not self.is_connected or self._statistics.connects != connects
+
+        self._inputs.wait_for(is_lost, max(0.0, min(LOSS_NOTICED_WITHIN, end - time.monotonic())))
+        return is_lost()
+
     def _on_alarm(self, error: ConnectionException | None = None) -> None:
         """Note an alarm. Runs on the thread that raised it; the worker makes the change."""
         self._inputs.post("alarm", partial(self._run_input, partial(self._alarm, error)), if_retained=True)
@@ -814,6 +823,9 @@ class ConnectionManager:
         known = {"port": _port_of(self.connection), "state": self._machine_state}
         self.logger.log(level, message, *args, exc_info=exc_info, extra=known)
 
+
+LOSS_NOTICED_WITHIN = 0.5
+"""How long, in seconds, after a call has failed the alarm for a lost line is to be expected, at most."""
 
 _DOWN_FOR_GOOD = (ConnectionState.DISCONNECTED, ConnectionState.TORNDOWN)
 """The states in which nothing comes until somebody connects."""

@@ -3,10 +3,11 @@
 import gc
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from cnxman import Connection, ConnectionException, ConnectionManager, Lines, RetryPolicy, SerialConnection
+from cnxman import Connection, ConnectionException, ConnectionManager, Lines, RetryPolicy, SerialConnection, basics
 from cnxman.testing import SimulatedDevice
 from tests.kit.lines import BOUND, wait_until
 from tests.kit.managers import Caller
@@ -120,6 +121,39 @@ def test_query_of_a_device_that_is_pulled_out_before_it_answers_is_asked_again()
         device.plug()
         assert asking.join() == b"yes\n"
     assert questions == [b"ready?\n"] * 2
+
+
+def test_query_that_meets_the_loss_before_the_listener_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basics, "LOSS_NOTICED_WITHIN", BOUND)
+    held, proceed, failed = threading.Event(), threading.Event(), threading.Event()
+
+    class Asked(SerialConnection):
+        def query(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return super().query(*arguments, **options)
+            except ConnectionException:
+                failed.set()
+                raise
+
+    def hold(data: bytes) -> None:  # the loss is reported when this has returned
+        held.set()
+        proceed.wait(BOUND)
+
+    with SimulatedDevice({b"*IDN?\n": b"ACME,1000\n"}) as device:
+        connection = Asked(device.port)
+        with ConnectionManager(connection, retry=QUICK) as manager:
+            undo = connection.subscribe(hold)
+            device.send(b"x")
+            assert held.wait(BOUND)
+            undo()
+            device.unplug()
+            asking = Caller(lambda: manager.query(b"*IDN?\n", timeout=BOUND))
+            try:
+                assert failed.wait(BOUND)
+            finally:
+                proceed.set()
+            device.plug()
+            assert asking.join() == b"ACME,1000\n"
 
 
 def test_query_in_vain_raises_one_kind_of_exception(device: SimulatedDevice, manager: ConnectionManager) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 Samples = Mapping[str, Mapping[str, Sequence[Mapping[str, float] | None]]]  # by metric, reader, round
 
 FAST = "pyserial-asyncio-fast"
-OUR_OWN = ("cnxman", "cnxman asyncio", "cnxman attach")
+OUR_OWN = ("cnxman", "cnxman asyncio", "cnxman attach", "cnxman.compat")
 Bounds = Sequence[tuple[str, str, str, str | None, str, float]]
 BOUNDS_IN_LOOP: Bounds = (  # the same of its asyncio face
     ("asyncio: packet CPU vs pyserial-asyncio-fast", "packets", "CPU us", FAST, "<=", 1.15),
@@ -36,7 +36,7 @@ BOUNDS: Bounds = (  # a figure of cnxman's (of cnxman.compat's, for read), or it
     ("stalled receiver, 256 KiB buffer, MB grown", "bounded", "MB grown", None, "<=", 6),
 )
 PANELS = {"flood": "CPU ms/MB", "packets": "CPU us", "300 KB/s": "CPU ms/s", "latency": "p99 us"}
-PANELS |= {"idle": "wake-ups/s", "stall": "KB dropped"}
+PANELS |= {"1000 lines": "CPU ms/s", "idle": "wake-ups/s", "stall": "KB dropped"}
 INK, PAPER, OTHER, OURS = "#1f2328", "#ffffff", "#9aa4af", "#1f77b4"
 DARK = """<style>
 @media (prefers-color-scheme: dark) {

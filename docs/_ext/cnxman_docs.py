@@ -96,7 +96,9 @@ class BenchmarkFigures(Directive):
         if not found.exists():
             return [nodes.note("", nodes.paragraph("", "No run's figures are here: run the command below."))]
         run = json.loads(found.read_text(encoding="utf-8"))
-        peers = list(dict.fromkeys(["cnxman", *(peer for each in run["samples"].values() for peer in each)]))
+        measured = dict.fromkeys(peer for each in run["samples"].values() for peer in each)
+        peers = [peer for peer in report.OUR_OWN if peer in measured]
+        peers += [peer for peer in measured if peer not in report.OUR_OWN]
         where = re.sub(r"(Linux \d+\.\d+)[^,]*", r"\1", run["where"])
         lines = ["", f"{where}.", "", ".. list-table::", "   :header-rows: 1", "   :class: figures", ""]
         for row in report.table(run["samples"], peers).splitlines():

@@ -13,9 +13,9 @@ def check_timeout(timeout: float | None, name: str = "timeout") -> None:
         raise ValueError(f"{name} must be 0 seconds or more, or None, not {timeout!r}")
 
 
-def check_size(name: str, value: int) -> None:
-    """Refuse what is no size: bytes, 1 or more."""
+def check_size(name: str, value: int, *, least: int = 1) -> None:
+    """Refuse what is no size: a whole number of bytes, so many or more."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 byte or more, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} byte{'' if least == 1 else 's'} or more, not {value!r}")

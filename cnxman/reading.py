@@ -494,7 +494,7 @@ class ContinuousFrames(Iterator[_Frame]):
         self._framer = framer
         self._timeout = timeout
         self._ready: deque[_Frame] = deque()
-        self._queue = ReceiveQueue(connection, connection.buffer_size, across_reconnects=True)
+        self._queue = ReceiveQueue(connection, max(1, connection.buffer_size), across_reconnects=True)
 
     def __next__(self) -> _Frame:
         """Wait for the next frame.

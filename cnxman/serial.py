@@ -387,7 +387,8 @@ class SerialConnection(Connection):
         low_latency: at each opening, set the driver to hand on what comes without gathering for some ms (FTDI: 16);
             on Linux. Where the driver can't, that is logged at debug, and is no error.
         buffer_size: how many bytes may wait for a receiver that is busy. Then reading pauses, and flow
-            control, if there is any, stops the sender.
+            control, if there is any, stops the sender. 0: only as many as the system's own buffer holds; for receivers
+            that return at once, as no thread watches them then.
         idle_timeout: raise the alarm when nothing came for this long; None never does.
         settle: how many seconds a network port has to stay open before it counts as connected; None for none. A server
             such as ser2net accepts, says that its device is missing, and closes: then the attempt fails.
@@ -453,7 +454,7 @@ class SerialConnection(Connection):
             write_timeout=write_timeout,
         )
         check_settings(self._settings)
-        check_size("buffer_size", buffer_size)
+        check_size("buffer_size", buffer_size, least=0)
         check_seconds("idle_timeout", idle_timeout)
         check_seconds("settle", settle)
         check_choice("exclusive", exclusive)

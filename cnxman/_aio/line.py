@@ -224,7 +224,7 @@ class AsyncLine(ABC):
         return self._serial
 
     def _limit(self, connection: SerialConnection) -> int:
-        return connection.buffer_size if self._buffer_size is None else self._buffer_size
+        return max(1, connection.buffer_size) if self._buffer_size is None else self._buffer_size
 
     def _stream(self, framer: Framer[bytes] | None) -> AsyncStream:
         first, self._first = self._first, None

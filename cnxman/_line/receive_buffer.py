@@ -57,7 +57,7 @@ class ReceiveBuffer:
 
     Args:
         line: the line; this object is from now on the only one that reads it.
-        limit: the buffer's size in bytes.
+        limit: the buffer's size in bytes; 0 for none: then reading always waits for the receiver.
     """
 
     def __init__(self, line: ReadableLine, limit: int) -> None:
@@ -73,7 +73,7 @@ class ReceiveBuffer:
         self._count = 0  # odd while a delivery is under way
         self._received = 0  # bytes since the watchdog's last look
         self._seen = self._idle_looks = 0  # what the watchdog saw last, and how often
-        self._is_watched = False
+        self._is_watched = not limit  # without a buffer there is nothing to look for: it counts as watched
         self._is_full = False
         self._has_warned = False
         self._overflow_reader: threading.Thread | None = None
@@ -120,8 +120,9 @@ class ReceiveBuffer:
         """The line's first delivery begins, that of OPENED, which has no data from here."""
         with self._lock:
             self._count += 1
-            self._is_watched = True
-        _watch(self)
+            was_watched, self._is_watched = self._is_watched, True
+        if not was_watched:
+            _watch(self)
 
     def end_delivery(self) -> None:
         """The delivery that began with the last `read` is over."""

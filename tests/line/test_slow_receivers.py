@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cnxman._line import receive_buffer as _backlog
 from cnxman._line.posix import PosixLine
-from cnxman._line.receive_buffer import LITTLE, POLL_INTERVAL, ReceiveBuffer
+from cnxman._line.receive_buffer import LITTLE, POLL_INTERVAL, SLOW_POLL_INTERVAL, ReceiveBuffer
 from cnxman.basics import Connection
 from cnxman.serial import SerialConnection
 from tests.kit.lines import BOUND, Hearer, Pty, library_threads, no_leak, pattern, wait_until, warnings_of
@@ -154,6 +154,24 @@ def test_a_full_buffer_is_logged_once_a_line_however_often_it_fills(pty: Pty, ca
         sender.join()
         hearer.wait_for_data(b"!" + data)
     assert len(warnings_of(caplog)) == 1
+
+
+def test_without_a_buffer_reading_waits_for_the_receiver(pty: Pty) -> None:
+    before = library_threads()
+    connection = SerialConnection(pty.path, buffer_size=0)
+    stall, hearer = Stall(connection), Hearer(connection)
+    with torn_down(connection):
+        assert connection.try_connect()
+        pty.send(b"!")
+        assert stall.begun.wait(BOUND)
+        data = pattern(3000)
+        pty.send(data)
+        wait_until(lambda: port_of(connection).in_waiting == len(data), "the kernel holds it")
+        time.sleep(3 * SLOW_POLL_INTERVAL)  # nobody looks
+        assert port_of(connection).in_waiting == len(data)
+        assert not [name for name in set(library_threads()) - set(before) if "watchdog" in name or "overflow" in name]
+        stall.go_on.set()
+        hearer.wait_for_data(b"!" + data)
 
 
 def test_a_buffer_of_one_byte_works_too(pty: Pty) -> None:

@@ -239,7 +239,7 @@ def _add_settings(group: argparse._ArgumentGroup) -> None:
 # Each command is imported only when it is called for, so that the others begin sooner.
 
 
-def _connection(port: str, given: argparse.Namespace) -> SerialConnection:
+def _connection(port: str, given: argparse.Namespace, buffer_size: int | None = None) -> SerialConnection:
     return SerialConnection(
         port,
         given.baudrate,
@@ -254,7 +254,7 @@ def _connection(port: str, given: argparse.Namespace) -> SerialConnection:
         dtr=_level(given.dtr),
         rts=_level(given.rts),
         idle_timeout=given.idle_timeout,
-        buffer_size=given.buffer_size,
+        buffer_size=given.buffer_size if buffer_size is None else buffer_size,
     )
 
 
@@ -266,7 +266,7 @@ def _run_share(given: argparse.Namespace) -> int:
     if not places:
         given.parser.error("with whom? give --pty LINK or --listen ADDRESS")
     try:
-        connection = _connection(given.port, given)
+        connection = _connection(given.port, given, buffer_size=0)  # the hub takes everything at once
     except ValueError as error:
         given.parser.error(str(error))
     options = share.Options(

@@ -6,7 +6,6 @@ is dropped (a pseudo-terminal, which nobody can connect anew, loses its oldest b
 """
 
 import contextlib
-import os
 import selectors
 import socket
 import threading
@@ -18,6 +17,7 @@ from functools import partial
 from cnxman import ports
 from cnxman.cli.events import seconds
 from cnxman.cli.sharing.outbox import Outbox, size_in_words
+from cnxman.cli.sharing.pace import Pace
 from cnxman.cli.sharing.places import LineSettings
 from cnxman.cli.sharing.pty import Pty
 from cnxman.cli.sharing.sockets import Server, SocketClient
@@ -28,15 +28,8 @@ from cnxman.cli.sharing.turns import Turns
 LOOK_EVERY = 0.05
 """Seconds between two looks whether a pseudo-terminal was opened, or set otherwise."""
 
-BULK = 2048
-"""So many bytes at once are a flood: more is gathered before it is given on, as small pieces would cost too much."""
-
 GATHER, LONGEST_GATHER = 0.004, 0.04
 """Seconds to gather for at the beginning of a flood, and at most, while no client says anything."""
-
-PAUSE = 0.0035
-"""Seconds that the listener rests after each read in a flood: the kernel gathers meanwhile, and has room for 64 KiB.
-It is less than what the library takes for a receiver that is stuck."""
 
 LINGER = 1.0
 """Seconds that a client which has said its last is still given answers."""
@@ -93,6 +86,7 @@ class Hub:
         self._next_look = 0.0
         self._not_before = 0.0
         """When data may be given on again: see `GATHER`."""
+        self._pace = Pace()
         self._gather = 0.0
         """For how long it was gathered last; 0 when there is no flood."""
         self._inbox: deque[bytes] = deque()
@@ -110,12 +104,12 @@ class Hub:
     def receive(self, data: bytes) -> None:
         """Give it what the device said. Returns at once, unless there is a flood, or the loop lags by megabytes."""
         with self._inbox_change:
-            self._inbox_change.wait_for(lambda: self._inbox_size < MOST_INBOX or self._stopped)
+            while self._inbox_size >= MOST_INBOX and not self._stopped:
+                self._inbox_change.wait()
             self._inbox.append(data)
             self._inbox_size += len(data)
         self.wake()
-        if self._gather and os.name == "posix":
-            time.sleep(PAUSE)
+        self._pace.rest(len(data))
 
     def wake(self) -> None:
         """Have the loop look again at what changed."""
@@ -203,7 +197,7 @@ class Hub:
         data = self._take_inbox()
         if now > self._not_before + GATHER:
             self._gather = 0.0  # there was a pause: if it is a flood, it is a new one
-        self._gather = min(max(2 * self._gather, GATHER), LONGEST_GATHER) if len(data) >= BULK else 0.0
+        self._gather = min(max(2 * self._gather, GATHER), LONGEST_GATHER) if self._pace.is_flood else 0.0
         self._not_before = now + self._gather
         for pty in self._ptys:
             if not pty.is_open and pty.was_opened():
@@ -272,7 +266,9 @@ class Hub:
     # -- from clients to the device -----------------------------------------------------------------------
 
     def _on_client(self, client: Client, events: int) -> None:
-        if isinstance(client, Pty) and client.is_hung_up():
+        # A hang-up is an event of each kind that is waited for: only where it is no event to be read, it is none.
+        alive = client.interest & _READ and not events & _READ
+        if not alive and isinstance(client, Pty) and client.is_hung_up():
             client.position = self._stream.end  # nobody is there to be given anything
         if events & _WRITE and client.is_blocked:
             client.is_blocked = False

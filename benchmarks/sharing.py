@@ -1,60 +1,160 @@
 # mypy: disable-error-code="no-untyped-call"
 """``python -m benchmarks.sharing``: the processor time of `cnxman share` with ten clients, beside socat with one.
 
-The device says 800 KB six times, at up to 1 MB/s, to the one and to the other in turns.
+A device says 1 MB/s in pieces of a given size. The goal: no more than twice what socat takes, for clients of each kind
+and pieces of each size. Exit status 1 when a byte is missing, 0 whatever its figures are.
 """
 
+import argparse
 import contextlib
-import re
+import os
 import socket
+import statistics
 import subprocess
 import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from cnxman.testing import SimulatedDevice
-from tests.system.test_share_clients import Gateway, connected, processor_time, tool
+from benchmarks.lines import Writer
+from tests.kit.command import Command
+
+GOAL = 2.0
+CLIENTS = 10
+RATE = 1_000_000
+PIECES = (64, 1000, 2000, 4095)
+KINDS = ("tcp", "unix", "pty")
+
+Server = Callable[[str, str, Path], "contextlib.AbstractContextManager[tuple[int, list[int]]]"]
 
 
-def cost_of(device: SimulatedDevice, pid: int, clients: list[socket.socket], size: int) -> float:
+def processor_time(pid: int) -> float:
+    """Seconds that the threads of a process have used."""
+    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
+
+@contextlib.contextmanager
+def share(line: str, kind: str, folder: Path) -> Iterator[tuple[int, list[int]]]:
+    """`cnxman share` before a line, and its clients: its process, and the clients' descriptors."""
+    address = {"tcp": "tcp:127.0.0.1:0", "unix": f"unix:{folder}/socket"}
+    places = [f"--listen={address[kind]}"] if kind in address else [f"--pty={folder}/{n}" for n in range(CLIENTS)]
+    with contextlib.ExitStack() as stack:
+        command = stack.enter_context(Command("share", line, *places))
+        command.wait_event("connected")
+        port = next((text.split()[0].rpartition(":")[2] for what, text in command.events() if what == "listening"), "")
+        names = [str(folder / str(n)) if kind == "pty" else port for n in range(CLIENTS)]
+        clients = [stack.enter_context(client(kind, name, folder)) for name in names]
+        command.err.wait(lambda data: data.count(b"  came  ") == CLIENTS)
+        yield command.process.pid, clients
+
+
+@contextlib.contextmanager
+def socat(line: str, kind: str, folder: Path) -> Iterator[tuple[int, list[int]]]:
+    """The same, of socat, which has one client."""
+    port = free_port()
+    server = {
+        "tcp": f"TCP-LISTEN:{port},bind=127.0.0.1",
+        "unix": f"UNIX-LISTEN:{folder}/socket",
+        "pty": f"PTY,link={folder}/0,raw,echo=0,wait-slave",
+    }[kind]
+    process = subprocess.Popen(["socat", "-u", f"OPEN:{line},raw,echo=0", server])
+    try:
+        with client(kind, f"{folder}/0" if kind == "pty" else str(port), folder) as descriptor:
+            time.sleep(0.5)  # until it has opened the line
+            yield process.pid, [descriptor]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """A port of TCP that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def client(kind: str, name: str, folder: Path) -> Iterator[int]:
+    """One client, as soon as the server lets it in."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            if kind == "pty":
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOCTTY)
+                tty.setraw(descriptor)
+            elif kind == "tcp":
+                descriptor = socket.create_connection(("127.0.0.1", int(name))).detach()
+            else:
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.connect(f"{folder}/socket")
+                    descriptor = sock.detach()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            break
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read(descriptor: int, size: int) -> None:
+    """Read so many bytes."""
+    while size > 0:
+        size -= len(os.read(descriptor, 65536)) or size
+
+
+def cost(server: Server, kind: str, piece: int, size: int) -> float:
     """Processor time that a server uses while the device says so much, and each client reads it."""
-
-    def read(client: socket.socket) -> None:
-        left = size
-        while left:
-            left -= len(client.recv(65536))
-
-    readers = [threading.Thread(target=read, args=[client]) for client in clients]
-    before = processor_time(pid)
-    for reader in readers:
-        reader.start()
-    device.send(bytes(size), timeout=50)
-    for reader in readers:
-        reader.join()
-    return processor_time(pid) - before
+    with TemporaryDirectory() as folder:
+        line = Writer("stream", total=size, chunk=piece, rate=RATE)
+        try:
+            with server(line.path, kind, Path(folder)) as (pid, clients):
+                readers = [threading.Thread(target=read, args=[descriptor, size]) for descriptor in clients]
+                for reader in readers:
+                    reader.start()
+                before = processor_time(pid)
+                line.tell("go")
+                for reader in readers:
+                    reader.join(60)
+                if any(reader.is_alive() for reader in readers):
+                    raise RuntimeError("bytes are missing")
+                return processor_time(pid) - before
+        finally:
+            line.process.kill()
+            line.process.wait()
 
 
 def main() -> None:
-    """Measure, and print the ratio."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
-    with contextlib.ExitStack() as stack:
-        ours, theirs = (stack.enter_context(SimulatedDevice(baudrate=10_000_000)) for _ in range(2))
-        line = [tool("socat"), "-u", f"{theirs.port},raw,echo=0", f"TCP-LISTEN:{free},reuseaddr,bind=127.0.0.1"]
-        socat = stack.enter_context(subprocess.Popen(line))
-        stack.callback(socat.terminate)
-        client = stack.enter_context(connected(free))
-        theirs.wait_opened()
-        gateway = stack.enter_context(Gateway(ours, "--listen", "tcp:127.0.0.1:0"))
-        found = re.search(rb"listening +tcp:127.0.0.1:(\d+)", gateway.err.data)
-        assert found is not None
-        clients = [stack.enter_context(connected(int(found[1]))) for _ in range(10)]
-        gateway.err.wait(lambda data: data.count(b"  came  ") == 10)
-        ours_cost = theirs_cost = 0.0
-        for _ in range(6):  # in turns, so that whatever else the machine does meets both
-            theirs_cost += cost_of(theirs, socat.pid, [client], 800_000)
-            ours_cost += cost_of(ours, gateway.process.pid, clients, 800_000)
-    ratio = ours_cost / theirs_cost
-    print(f"cnxman share to 10 clients: {ours_cost:.2f} s; socat to one: {theirs_cost:.2f} s; ratio {ratio:.2f}")
+    """Measure, in turns, and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2, help="for how long the device talks, each time")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--pieces", default=",".join(map(str, PIECES)))
+    parser.add_argument("--quick", action="store_true", help="one short round with pieces of one size")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.seconds, args.pieces = 1, 0.5, "1000"
+    size = int(args.seconds * RATE)
+    print(f"ms of processor time for {size / 1e6:g} MB, medians of {args.rounds}; ratios of each round's two")
+    for kind in args.kinds.split(","):
+        for piece in map(int, args.pieces.split(",")):
+            rounds = [[cost(server, kind, piece, size) for server in (socat, share)] for _ in range(args.rounds)]
+            ours, theirs = (statistics.median(each[n] for each in rounds) * 1000 for n in (1, 0))
+            ratios = sorted(each[1] / each[0] for each in rounds)
+            ratio = statistics.median(ratios)
+            print(
+                f"{kind:4} {piece:5} bytes a piece: share to {CLIENTS} {ours:6.0f}, socat to one {theirs:6.0f}; "
+                f"ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}){'' if ratio <= GOAL else ', missed'}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import serial
 
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import ANSI, COMMAND, Command
+from tests.kit.lines import pattern
 
 ALL_BYTES = bytes(range(256))
 
@@ -37,6 +38,17 @@ def test_shows_what_comes_byte_for_byte_and_nothing_else(device):
         device.wait_opened()
         device.send(sent, timeout=60)
         command.out.wait(lambda data: len(data) >= len(sent))
+        command.signal(signal.SIGINT)
+        assert command.end() == 0
+        assert command.out.wait_end() == sent
+
+
+def test_20_mb_pass_whole():
+    sent = pattern(20_000_000)
+    with SimulatedDevice() as device, monitor(device) as command:
+        device.wait_opened()
+        device.send(sent, timeout=100)
+        command.out.wait(lambda data: len(data) >= len(sent), timeout=60)
         command.signal(signal.SIGINT)
         assert command.end() == 0
         assert command.out.wait_end() == sent

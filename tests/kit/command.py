@@ -30,12 +30,19 @@ class Collected:
     def __init__(self, descriptor):
         self._descriptor = descriptor
         self._change = threading.Condition()
-        self.data = b""
+        self._parts = []  # joined when somebody looks: adding each to all that came takes long when that is much
         self.ended = False
         self._go = threading.Event()
         self._go.set()
         self.thread = threading.Thread(target=self._collect, daemon=True)
         self.thread.start()
+
+    @property
+    def data(self) -> bytes:
+        """All that came so far."""
+        with self._change:
+            self._parts = [b"".join(self._parts)]
+            return self._parts[0]
 
     def _collect(self):
         while True:
@@ -45,7 +52,7 @@ class Collected:
             except OSError:
                 data = b""
             with self._change:
-                self.data += data
+                self._parts.append(data)
                 self.ended = not data
                 self._change.notify_all()
             if not data:

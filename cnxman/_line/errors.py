@@ -30,6 +30,7 @@ _CLOSED_UNDER_IT = (TypeError, AttributeError)
 
 _OPEN_FAILURES = {
     errno.ENOENT: "there is no such port (yet); is it plugged in?",
+    errno.EPERM: "permission denied, and not by its mode; in a container: is there a --device-cgroup-rule for it?",
     errno.ENODEV: "the device is not there; is it plugged in?",
     errno.ENXIO: "the device is not there; is it plugged in?",
     errno.EIO: "the device went away while the port was opened",
@@ -82,7 +83,7 @@ def open_message(port: str, error: Exception, number: int | None) -> str:
     """Why a port could not be opened, with a hint what to do."""
     if isinstance(error, WindowsPortError):
         words = str(error.strerror)
-    elif number in (errno.EACCES, errno.EPERM):
+    elif number == errno.EACCES:
         words = _forbidden(ports.node_of(port))
     elif number in _IN_USE:
         words = _in_use(ports.node_of(port))

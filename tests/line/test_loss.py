@@ -475,7 +475,7 @@ def test_other_losses_have_words_of_their_own() -> None:
     [
         (errno.ENOENT, "is it plugged in?"),
         (errno.EACCES, "permission denied"),
-        (errno.EPERM, "permission denied"),
+        (errno.EPERM, "permission denied, and not by its mode"),
         (errno.EBUSY, "in use by another program"),
         (errno.EAGAIN, "in use by another program"),
         (errno.ECONNREFUSED, "nobody listens there"),

@@ -123,6 +123,11 @@ def seconds(delay: float) -> str:
     return f"{delay:.2f} s" if delay < 0.1 else f"{delay:.1f} s"
 
 
+def size_in_words(count: int) -> str:
+    """So many bytes, for a person."""
+    return f"{count // 2**20} MiB" if count >= 2**20 and count % 2**20 == 0 else f"{count} bytes"
+
+
 def reason(error: ConnectionException | None) -> str:
     """Why, or nothing."""
     return str(error) if error is not None else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cnxman import ConnectionException, ConnectionManager, ConnectionState, RetryPolicy, SerialConnection, ports
 from cnxman.cli.events import Events, seconds
+from cnxman.cli.lineevents import LineEvents
 from cnxman.cli.outbox import Outbox
 from cnxman.cli.output import Log, Output
 
@@ -63,8 +64,9 @@ class Line:
     ) -> None:
         self.port = port
         self.connection = port.connection
-        self._policy = RetryPolicy()
-        self.manager = ConnectionManager(port.connection, retry=self._policy)
+        policy = RetryPolicy()
+        self.manager = ConnectionManager(port.connection, retry=policy)
+        self._line_events = LineEvents(policy, port.title, self.tell)
         self._output = output
         self._log = log
         self._events = events
@@ -73,11 +75,8 @@ class Line:
         self._wait = wait
         self._on_first = on_first
         self._on_failed = on_failed
-        self._lost_at: float | None = None
         self._gap_from: float | None = None  # since when the log has a gap
         self.ever_up = False
-        self._reason = ""  # the last that was told
-        self._steady = False  # whether all that follows was told
         self._lending = threading.Lock()
         self._taken_back: threading.Event | None = None  # while it is given away
 
@@ -120,10 +119,7 @@ class Line:
     def _on_state(self, state: ConnectionState) -> None:
         if state is not ConnectionState.CONNECTED:
             return
-        after = f", after {seconds(time.monotonic() - self._lost_at)}" if self._lost_at is not None else ""
-        self._lost_at = None
-        self._reason, self._steady = "", False
-        self.tell(state, self.port.title + after)
+        self._line_events.connected()
         if not self.ever_up:
             self.ever_up = True
             self._on_first()
@@ -134,22 +130,9 @@ class Line:
         if not (self.ever_up or self._wait):
             self._on_failed(reason)
             return
-        if self._lost_at is None:
-            self._lost_at = time.monotonic()
         self._begin_gap(reason)
-        self._tell_retry(reason, delay)
+        self._line_events.retry(delay, error)
         self._outbox.line_down()
-
-    def _tell_retry(self, reason: str, delay: float) -> None:
-        """Tell each attempt while the waits grow; then once that they go on, lest a night fills the screen."""
-        if reason != self._reason:
-            self._reason, self._steady = reason, False
-            self.tell("recovering", f"{reason} (next attempt in {seconds(delay)})")
-        elif delay < self._policy.maximum * (1 - self._policy.jitter):
-            self.tell("recovering", f"next attempt in {seconds(delay)}")
-        elif not self._steady:
-            self._steady = True
-            self.tell("recovering", f"next attempt in {seconds(delay)}, and so on until it is back")
 
     def statistics(self) -> str:
         """What was counted, in words."""
@@ -181,8 +164,7 @@ class Line:
     def _give_away(self) -> None:
         self.manager.disconnect()
         self._outbox.line_down()
-        self._lost_at = None
-        self._reason = ""
+        self._line_events.forget()
         self._begin_gap(f"{self.port.name} is closed, for others to use")
         self.answer("closed", f"{self.port.name} is free for others; Ctrl-T p takes it back")
         self._taken_back = threading.Event()

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 
+from cnxman.cli.events import size_in_words
+
 LIMIT = 2**20
 """How many bytes are held back, at most, unless told otherwise."""
 
@@ -113,13 +115,15 @@ class Outbox:
         """What there is to tell for the first time in this outage. The lock is held."""
         news = []
         if self._is_down and self._held:
-            news.append(f"input is held back until there is a connection, up to {_size(self._limit)}")
+            news.append(f"input is held back until there is a connection, up to {size_in_words(self._limit)}")
         if self._is_down and self._discard and self._dropped:
             news.append("input is dropped until there is a connection (--discard)")
         elif full and not waiting:
-            news.append(f"{_size(self._limit)} wait to be sent: input is dropped")
+            news.append(f"{size_in_words(self._limit)} wait to be sent: input is dropped")
         elif full and self._is_down:
-            news.append(f"{_size(self._limit)} are held back: no more input is read until there is a connection")
+            news.append(
+                f"{size_in_words(self._limit)} are held back: no more input is read until there is a connection"
+            )
         news = [line for line in news if line not in self._told]
         self._told.update(news)
         return news
@@ -136,8 +140,3 @@ class Outbox:
         """Tell, with no lock held: standard error may be slow."""
         for line in news:
             self._tell(line)
-
-
-def _size(count: int) -> str:
-    """So many bytes, for a person."""
-    return f"{count // 2**20} MiB" if count >= 2**20 else f"{count} bytes"

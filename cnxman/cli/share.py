@@ -97,7 +97,7 @@ class Share:
             for place in options.places:
                 self._open(place)
             undo.pop_all()
-        LineEvents(self._manager, policy, options.title, teller.tell)
+        self._line_events = LineEvents(policy, options.title, teller.tell)
 
     def run(self) -> int:
         """Begin, and wait for the end.
@@ -109,6 +109,7 @@ class Share:
         self._teller.tell("connecting", self._options.title)
         self._connection.subscribe(hub.receive)
         manager.subscribe(self._on_state)
+        manager.subscribe(self._line_events.retry, ConnectionManager.Signals.RETRY_SCHEDULED)
         loop = self._start("hub", hub.run)
         self._start("opener", manager.connect)
         self._start("sender", self._send)
@@ -147,6 +148,7 @@ class Share:
 
     def _on_state(self, state: ConnectionState) -> None:
         if state is ConnectionState.CONNECTED:
+            self._line_events.connected()
             self._hub.outbox.line_up()
         elif state is ConnectionState.RECOVERING:
             self._hub.outbox.line_down()

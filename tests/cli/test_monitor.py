@@ -220,9 +220,9 @@ def silent_host():
         yield server
 
 
-def assert_ends(command, number=signal.SIGINT):
+def assert_ends(command, number=signal.SIGINT, within=20):
     command.signal(number)
-    assert command.end() == 0
+    assert command.end(within) == 0
     assert b"Traceback" not in command.err.wait_end()
 
 
@@ -248,10 +248,10 @@ def test_ends_during_an_outage(device):
 
 
 def test_ends_while_an_opening_hangs_in_a_negotiation(silent_host):
-    with Command("monitor", f"rfc2217://127.0.0.1:{silent_host.getsockname()[1]}") as command:
+    with Command("monitor", f"rfc2217://127.0.0.1:{silent_host.getsockname()[1]}?timeout=60") as command:
         connection, _ = silent_host.accept()
         with connection:
-            assert connection.recv(1)  # it asks, and waits for our answer
+            assert connection.recv(1)  # it asks, and waits for our answer, up to 60 s
             assert_ends(command)
 
 
@@ -263,7 +263,7 @@ def test_ends_while_an_opening_hangs_in_connecting(silent_host):
         filler.connect_ex(address)
     with Command("monitor", f"socket://127.0.0.1:{address[1]}") as command:
         command.wait_event("connecting")
-        assert_ends(command)
+        assert_ends(command, within=4)  # pyserial waits for 5 s
     for filler in fillers:
         filler.close()
 
@@ -290,7 +290,7 @@ def test_a_closed_pipe_ends_it_quietly(device, busy):
         command.process.stdout.close()
         if busy:
             device.send(b"nobody reads this")
-        assert command.end(within=2) == 0
+        assert command.end() == 0
         command.err.wait_end()
         assert [what for what, _ in command.events()] == ["connecting", "connected", "ended"]
 
@@ -311,7 +311,7 @@ def test_output_that_cannot_be_written_is_told_with_status_1(device):
     with open("/dev/full", "wb") as full, monitor(device, stdout=full) as command:
         device.wait_opened()
         device.send(b"x")
-        assert command.end(within=2) == 1
+        assert command.end() == 1
         assert b"standard output can't be written" in command.err.wait_end()
 
 

@@ -34,6 +34,7 @@ from cnxman.cli.ending import Ending
 from cnxman.cli.events import Events
 from cnxman.cli.keys import Command, Keys, LineEnds, Unknown, echo_of
 from cnxman.cli.line import Port
+from cnxman.cli.lineevents import LineEvents
 from cnxman.cli.mapping import FLAGS, flags, mappings
 from cnxman.cli.outbox import Outbox
 from cnxman.cli.shapes import STAMPS, AsItIs, Hexadecimal, Stamp, Timed, WholeLines, shape
@@ -337,10 +338,10 @@ def monitor_of(connection, told, **options):
 
 def test_a_long_outage_does_not_fill_the_screen():
     told = []
-    monitor, _ = monitor_of(SerialConnection("loop://"), told)
     policy = RetryPolicy(jitter=0)
+    events = LineEvents(policy, "the line", lambda what, text: told.append((what, text)))
     for failures in range(1, 1000):
-        monitor._line._tell_retry("gone", policy.delay(failures))
+        events.retry(policy.delay(failures), ConnectionException("gone"))
     assert [text for _, text in told] == [
         "gone (next attempt in 0.1 s)",
         "next attempt in 0.2 s",
@@ -350,8 +351,12 @@ def test_a_long_outage_does_not_fill_the_screen():
         "next attempt in 3.2 s",
         "next attempt in 5.0 s, and so on until it is back",
     ]
-    monitor._line._tell_retry("another reason", 5.0)
+    events.retry(5.0, ConnectionException("another reason"))
     assert told[-1][1] == "another reason (next attempt in 5.0 s)"
+    events.connected()
+    assert (told[-1][0], told[-1][1][:16]) == ("connected", "the line, after ")
+    events.connected()
+    assert told[-1] == ("connected", "the line")
 
 
 def test_commands_that_work_are_told(serial_device):

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cnxman import ConnectionException, ConnectionManager, RetryPolicy, SerialConnection
+from cnxman import ConnectionException, SerialConnection
 from cnxman.cli import share
 from cnxman.cli.events import Events
-from cnxman.cli.lineevents import LineEvents
 from cnxman.cli.sharing import hub as hub_module
 from cnxman.cli.sharing import names, teller, turns
 from cnxman.cli.sharing import pty as pty_module
@@ -26,7 +25,6 @@ from cnxman.cli.sharing.sockets import Server, SocketClient, open_servers
 from cnxman.cli.sharing.teller import Teller
 from cnxman.testing import SimulatedDevice
 from tests.kit.lines import pattern, run_script, wait_until
-from tests.kit.managers import Script
 
 BOUND = 60.0
 SETTINGS = LineSettings(9600, 1, rtscts=False, xonxoff=False)
@@ -595,31 +593,6 @@ def test_events_that_can_not_be_written_in_time_are_counted(monkeypatch):
     assert b"missed        3 events, which could not be written in time" in text
     os.close(into)
     os.close(out)
-
-
-def test_a_long_outage_is_told_in_few_lines():
-    told = queue.Queue()
-    policy = RetryPolicy(0.01, 2, 0.04, 0)
-    connection = Script(False)
-    connection.last_error = ConnectionException("it is absent", OSError(errno.ENOENT, "absent"))
-    manager = ConnectionManager(connection, retry=policy)
-    LineEvents(manager, policy, "the line", lambda what, text: told.put((what, text)))
-    manager.connect()
-    lines = []
-    while not lines or "and so on" not in lines[-1]:
-        what, text = told.get(timeout=BOUND)
-        assert what == "recovering"
-        lines.append(text)
-    assert lines == [
-        "it is absent (next attempt in 0.01 s)",
-        "next attempt in 0.02 s",
-        "next attempt in 0.04 s, and so on until it is back",
-    ]
-    wait_until(lambda: connection.attempts > 5, "more attempts, which aren't told")
-    connection.outcomes = [True]
-    what, text = told.get(timeout=BOUND)
-    assert (what, text[:16]) == ("connected", "the line, after ")
-    manager.teardown()
 
 
 # -- the command in one process -------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 
 from cnxman import ports
-from cnxman.cli.events import seconds
-from cnxman.cli.sharing.outbox import Outbox, size_in_words
+from cnxman.cli.events import seconds, size_in_words
+from cnxman.cli.sharing.outbox import Outbox
 from cnxman.cli.sharing.pace import Pace
 from cnxman.cli.sharing.places import LineSettings
 from cnxman.cli.sharing.pty import Pty

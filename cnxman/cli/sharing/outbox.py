@@ -4,6 +4,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from cnxman.cli.events import size_in_words
+
 LIMIT = 2**20
 """How many bytes are held, about: when there are so many, no client is read until there is room."""
 
@@ -161,8 +163,3 @@ class Outbox:
         """Tell, with no lock held."""
         for line in news:
             self._tell(line)
-
-
-def size_in_words(count: int) -> str:
-    """So many bytes, for a person."""
-    return f"{count // 2**20} MiB" if count >= 2**20 and count % 2**20 == 0 else f"{count} bytes"

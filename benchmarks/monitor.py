@@ -50,7 +50,7 @@ def main() -> None:
     """Measure, in turns, and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--megabytes", type=float, default=5)
+    parser.add_argument("--megabytes", type=float, default=20)
     parser.add_argument("--quick", action="store_true", help="one round of 1 MB")
     args = parser.parse_args()
     size, count = (1_000_000, 1) if args.quick else (int(args.megabytes * 1e6), args.rounds)

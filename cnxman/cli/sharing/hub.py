@@ -26,7 +26,11 @@ from cnxman.cli.sharing.teller import Text
 from cnxman.cli.sharing.turns import Turns
 
 LOOK_EVERY = 0.05
-"""Seconds between two looks whether a pseudo-terminal was opened, or set otherwise."""
+"""Seconds between two looks whether a pseudo-terminal was opened, or set otherwise. They cost 0.3 % of a core for ten.
+
+Nothing portable tells it. On Linux, packet mode wakes the owner when a client changes flow control, but not when one
+only opens it; and while nobody has it open, `poll` reports the hang-up without end.
+"""
 
 GATHER, LONGEST_GATHER = 0.004, 0.04
 """Seconds to gather for at the beginning of a flood, and at most, while no client says anything."""

@@ -62,6 +62,8 @@ class Pty:
     def _make(self) -> None:
         self._master, slave = os.openpty()
         try:
+            self._poll = select.poll()
+            self._poll.register(self._master, select.POLLIN)
             self.device = os.ttyname(slave)
             tty.setraw(slave, termios.TCSANOW)
             fcntl.ioctl(self._master, termios.TIOCPKT, struct.pack("i", 1))
@@ -93,9 +95,7 @@ class Pty:
         return bool(self._state() & select.POLLHUP)
 
     def _state(self) -> int:
-        poll = select.poll()
-        poll.register(self._master, select.POLLIN)
-        return dict(poll.poll(0)).get(self._master, 0)
+        return next((events for _, events in self._poll.poll(0)), 0)
 
     def read(self) -> bytes | None:
         """What the client wrote; None if there is nothing, b"" if it has closed the port."""

@@ -235,7 +235,7 @@ class Hub:
                     return
             client.position += taken
             client.bytes_to += taken
-            if not taken or (taken < size and isinstance(client, SocketClient)):
+            if taken < size:
                 client.is_blocked = True
                 self._lagging.add(client)
                 self._update(client)

@@ -15,28 +15,26 @@ from cnxman.testing import device as device_module
 from tests.kit.ordinary import AS_ORDINARY
 
 COMMAND = shutil.which("cnxman", path=f"{sys.prefix}/bin") or "cnxman"
+STORY = 7  # seconds that it takes at least, from its first line on
 LINE = re.compile(r"\d\d:\d\d:\d\d\.\d{3}  (\w+) *(.*)")
 
 
 @pytest.fixture(scope="module")
 def story():
-    """What the demo said, line by line: (what, text); and how it ended."""
-    begin = time.monotonic()
+    """How the demo ended; and what it said, line by line: (what, text)."""
     done = subprocess.run([*AS_ORDINARY, COMMAND, "demo"], capture_output=True, text=True, timeout=60, check=False)
-    took = time.monotonic() - begin
     found = [LINE.fullmatch(line) for line in done.stdout.splitlines()]
     assert all(found), done.stdout
-    return done, took, [match.groups() for match in found if match]
+    return done, [match.groups() for match in found if match]
 
 
-def test_ends_by_itself_in_time_with_status_0_and_nothing_on_stderr(story):
-    done, took, _ = story
+def test_ends_by_itself_with_status_0_and_nothing_on_stderr(story):
+    done, _ = story
     assert (done.returncode, done.stderr) == (0, "")
-    assert took < 15
 
 
 def test_tells_each_state_as_it_changes(story):
-    words = [what for what, _ in story[2]]
+    words = [what for what, _ in story[1]]
     states = [what for what in words if what in set(cnxman.ConnectionState)]
     assert states[:3] == ["connecting", "connected", "recovering"]
     assert states[-3:] == ["connecting", "connected", "torndown"]
@@ -45,7 +43,7 @@ def test_tells_each_state_as_it_changes(story):
 
 
 def test_tells_why_and_the_delay_of_each_retry(story):
-    lines = story[2]
+    lines = story[1]
     assert "was lost" in next(text for what, text in lines if what == "recovering")
     retries = [text for what, text in lines if what == "retry"]
     assert len(retries) >= 3
@@ -54,7 +52,7 @@ def test_tells_why_and_the_delay_of_each_retry(story):
 
 
 def test_tells_once_that_the_return_of_the_device_was_noticed(story):
-    lines = story[2]
+    lines = story[1]
     at = lines.index(("retry", "the device is back: trying at once"))
     assert lines.count(lines[at]) == 1
     assert ("cable", "put back") in lines[:at]
@@ -62,7 +60,7 @@ def test_tells_once_that_the_return_of_the_device_was_noticed(story):
 
 
 def test_tells_data_with_its_size_before_and_after_the_outage(story):
-    lines = story[2]
+    lines = story[1]
     outage = next(at for at, (what, _) in enumerate(lines) if what == "recovering")
     sizes = [(at, int(text.split()[0]), text) for at, (what, text) in enumerate(lines) if what == "data"]
     assert sum(size for at, size, _ in sizes if at < outage) == sum(map(len, demo._READINGS))
@@ -78,19 +76,19 @@ def test_ctrl_c_ends_it_quietly():
         begin = time.monotonic()
         _, said = demo.communicate(timeout=60)
     assert (demo.returncode, said) == (0, b"")
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < STORY
 
 
 def test_a_closed_pipe_ends_it_quietly_and_early():
-    begin = time.monotonic()
     with subprocess.Popen([COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as demo:
         assert demo.stdout is not None
         demo.stdout.readline()
         demo.stdout.close()
+        begin = time.monotonic()
         assert demo.stderr is not None
         assert demo.stderr.read() == b""
         assert demo.wait(60) == 0
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < STORY
 
 
 def test_runs_where_there_are_no_pseudo_terminals(monkeypatch, capfd):

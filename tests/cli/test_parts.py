@@ -341,7 +341,7 @@ def test_a_long_outage_does_not_fill_the_screen():
     policy = RetryPolicy(jitter=0)
     events = LineEvents(policy, "the line", lambda what, text: told.append((what, text)))
     for failures in range(1, 1000):
-        events.retry(policy.delay(failures), ConnectionException("gone"))
+        events.retry(policy.delay(failures), ConnectionException("gone", OSError()))
     assert [text for _, text in told] == [
         "gone (next attempt in 0.1 s)",
         "next attempt in 0.2 s",
@@ -351,7 +351,7 @@ def test_a_long_outage_does_not_fill_the_screen():
         "next attempt in 3.2 s",
         "next attempt in 5.0 s, and so on until it is back",
     ]
-    events.retry(5.0, ConnectionException("another reason"))
+    events.retry(5.0, ConnectionException("another reason", OSError()))
     assert told[-1][1] == "another reason (next attempt in 5.0 s)"
     events.connected()
     assert (told[-1][0], told[-1][1][:16]) == ("connected", "the line, after ")

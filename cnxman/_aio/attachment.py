@@ -212,20 +212,29 @@ class _Session(Generic[P]):
                     self.end(queue.error)
                 return
             try:
-                taken = queue.take_now()
+                data, _ = queue.take_now()
             except StopAsyncIteration:
                 self.end(None)
                 return
             except ConnectionException as error:
                 self.end(error)
                 return
-            if taken is None:
+            if not data:
+                queue.take_directly = self._take
                 return
             if transport.is_reading():
-                self.call("data_received", taken[0])
-            if len(taken[0]) == MOST_AT_ONCE:
+                self.call("data_received", data)
+            if len(data) == MOST_AT_ONCE:
                 self.run_soon()  # others have their turn
                 return
+
+    def _take(self, data: bytes) -> None:
+        """Give the protocol what came while nothing else was there to give, if it is ready for that."""
+        transport = self._transport
+        if transport is not None and transport.is_reading():
+            self.call("data_received", data)
+        else:
+            self.queue.keep(data)
 
     def run_soon(self) -> None:
         """Run in the loop's next round."""

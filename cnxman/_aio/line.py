@@ -44,16 +44,17 @@ class AsyncStream(AsyncIterator[bytes]):
             await asyncio.sleep(0)  # everybody else in the loop has a turn even if there is always something here
         while not self._ready:
             queue.is_awaited = True  # before the look: what comes between on a thread wakes us
-            if not (queue.data or queue.ended):
-                await queue.sleep()
-            elif (taken := queue.take_now()) is None:
-                continue  # another task was quicker
-            elif self._framer is None:
-                return taken[0]
-            else:
-                if taken[1]:
+            if queue.data or queue.ended:
+                data, is_first = queue.take_now()
+                if is_first and self._framer is not None:
                     self._framer.reset()
-                self._ready = list(self._framer.feed(taken[0]))[::-1]
+            else:
+                data = await queue.sleep()
+            if not data:
+                continue  # another task was quicker
+            if self._framer is None:
+                return data
+            self._ready = list(self._framer.feed(data))[::-1]
         return self._ready.pop()
 
     async def aclose(self) -> None:

@@ -22,37 +22,39 @@ class Sleeper:
     """What a task sleeps on, `await Sleeper(loop)`, until `wake` runs the task at once, within its call.
 
     A future has the loop run the task in the next round, and that round costs more than reading a short packet does.
-    This is what `asyncio.isfuture` calls a Future-like object.
+    This is what `asyncio.isfuture` calls a Future-like object. (It has no `get_loop`: then a task looks at `_loop`,
+    which costs no call.)
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_loop", "_run", "is_cancelled")
+    __slots__ = ("_asyncio_future_blocking", "_context", "_data", "_loop", "_run", "is_cancelled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = False
-        self._run: tuple[contextvars.Context, Callable[[Sleeper], object]] | None = None
+        self._data = b""
+        self._run: Callable[[Sleeper], object] | None = None
+        self._context: contextvars.Context
         self.is_cancelled = False
 
-    def wake(self) -> None:
-        """Run the task that sleeps, unless it was woken before. Not within a task."""
+    def wake(self, data: bytes = b"") -> None:
+        """Run the task that sleeps, unless it was woken before, and give it `data`. Not within a task."""
         run, self._run = self._run, None
         if run is not None:
-            run[0].run(run[1], self)
+            self._data = data
+            self._context.run(run, self)
 
-    def __await__(self) -> "Generator[Sleeper, None, None]":
-        """Sleep."""
+    def __await__(self) -> "Generator[Sleeper, None, bytes]":
+        """Sleep. Returns what `wake` was given."""
         self._asyncio_future_blocking = True
         yield self
+        data, self._data = self._data, b""
+        return data
 
     # -- what a task asks of a future ---------------------------------------------------------------------
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """See `asyncio.Future`."""
-        return self._loop
-
     def add_done_callback(self, call: Callable[["Sleeper"], object], *, context: contextvars.Context) -> None:
         """See `asyncio.Future`."""
-        self._run, self.is_cancelled = (context, call), False
+        self._run, self._context, self.is_cancelled = call, context, False
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (a task passes it)
         """See `asyncio.Future`."""
@@ -71,7 +73,8 @@ class Sleeper:
 class AsyncReceiveQueue(ReceiveQueue):
     """A receive queue that tasks take from.
 
-    The loop is woken only when a task waits, so once for a burst however many chunks that is.
+    The loop is woken only when a task waits, so once for a burst however many chunks that is. Where the loop itself
+    reads, a chunk that somebody waits for goes to it directly, and not through the queue.
 
     Args:
         loop: where the tasks are.
@@ -95,6 +98,8 @@ class AsyncReceiveQueue(ReceiveQueue):
         self._sleepers: list[Sleeper] = []
         self.on_arrival: Callable[[], object] = self._wake
         """Called in the loop when something has come, if `is_awaited`. By itself it wakes the tasks in `sleep`."""
+        self.take_directly: Callable[[bytes], object] | None = None
+        """Called in the loop with a chunk that came while nothing else was here; None while nobody waits for one."""
         self.is_awaited = False
         self._claimed = claimed
         super().__init__(connection, limit, across_reconnects=across_reconnects)
@@ -117,11 +122,11 @@ class AsyncReceiveQueue(ReceiveQueue):
             self._claimed = True
             return not self.is_abandoned
 
-    def take_now(self) -> tuple[bytes, bool] | None:
+    def take_now(self) -> tuple[bytes, bool]:
         """Take what there is.
 
         Returns:
-            Bytes of one opening of the port, and whether they are the first of it; None if something may come yet.
+            Bytes of one opening of the port, and whether they are the first of it; b"" if something may come yet.
 
         Raises:
             StopAsyncIteration, ConnectionException: nothing more will come.
@@ -134,26 +139,56 @@ class AsyncReceiveQueue(ReceiveQueue):
                 return self.take(MOST_AT_ONCE), is_first
             if not self.ended:
                 self.is_awaited = True
-                return None
+                return b"", False
         if self.error is None:
             raise StopAsyncIteration
         raise ConnectionException(self.error.message, self.error)
 
     def sleep(self) -> Sleeper:
-        """What to await after `take_now` gave None. Everybody who sleeps is woken."""
+        """What to await when there is nothing to take. Gives a chunk, or b"" where there may be something to take."""
         sleeper = self._sleeper
         if self._sleepers:
             self._sleepers = [other for other in self._sleepers if not other.is_cancelled]
             sleeper = Sleeper(self.loop)
         self._sleepers.append(sleeper)
+        self.take_directly = self._wake_with
         return sleeper
 
     def _wake(self) -> None:
-        sleepers, self._sleepers = self._sleepers, []
+        sleepers, self._sleepers, self.take_directly = self._sleepers, [], None
         for sleeper in sleepers:
             sleeper.wake()
 
-    # -- on other threads ---------------------------------------------------------------------------------
+    def _wake_with(self, data: bytes) -> None:
+        """Wake the first task that sleeps, and give it a chunk."""
+        sleepers = self._sleepers
+        while sleepers and not self.is_abandoned:
+            sleeper = sleepers.pop(0)
+            if not sleeper.is_cancelled:
+                self.take_directly = self._wake_with if sleepers else None
+                sleeper.wake(data)
+                return
+        self.keep(data)
+
+    def keep(self, data: bytes) -> None:
+        """Keep a chunk that nobody took directly: whoever waited for it was cancelled meanwhile, or closed this."""
+        self.take_directly = None
+        with self.lock:
+            if not self.is_abandoned:
+                self.data += data
+        self.on_arrival()
+
+    # -- where the line is read, mostly on another thread -------------------------------------------------
+
+    def on_data(self, data: bytes) -> None:
+        """See `Tap`."""
+        take = self.take_directly
+        if take is not None and not (self.data or self._beginnings or self.ended):
+            dispatch = signals.current_dispatch()
+            if isinstance(dispatch, LoopDispatch) and dispatch.loop is self.loop:
+                dispatch.afterwards.append(partial(take, data))
+                return
+        super().on_data(data)
 
     def notify(self) -> None:
         """Wake whoever waits. The lock is held."""

@@ -222,7 +222,7 @@ class SerialListener(threading.Thread):
         """Start listening for data on the serial connection."""
         if threading.current_thread() is self:  # and not a thread of the user's that calls this
             mark()
-            self._dispatch.make_current()
+            signals.here.dispatch = self._dispatch
         error: ConnectionException | None = None
         try:
             if not self._terminated:

@@ -73,32 +73,23 @@ class Dispatch:
         """Have no further receiver called."""
         self.cancelled = True
 
-    def make_current(self) -> "Dispatch | None":
-        """Note that the current thread calls receivers for this dispatch from now on; return what did so before."""
-        previous, _here.dispatch = _here.dispatch, self
-        return previous
-
-
-def restore(previous: Dispatch | None) -> None:
-    """Undo what `make_current` did, given what it returned."""
-    _here.dispatch = previous
-
 
 class _Here(threading.local):
     dispatch: Dispatch | None = None
 
 
-_here = _Here()
+here = _Here()
+"""The `dispatch` for which the current thread calls receivers. Set by what calls them."""
 
 
 def current_dispatch() -> Dispatch | None:
     """The dispatch for which the current thread calls receivers; None on any other thread."""
-    return _here.dispatch
+    return here.dispatch
 
 
 def is_delivering() -> bool:
     """Whether the current thread calls receivers for a line, so that others may wait for it: it must wait for none."""
-    return _here.dispatch is not None
+    return here.dispatch is not None
 
 
 def send(sender: object, signal: Hashable, **named: object) -> None:
@@ -168,14 +159,16 @@ def _registered(sender: object, signal: Hashable) -> list[Receiver]:
     KeyError for each kind of registration that nobody uses, which costs more than the read from the port. Each list is
     copied in one step of the interpreter: no other thread can change it in between.
     """
-    found: list[Receiver] = []
     subscriptions: list[_Subscription] | None = sender.__dict__.get("_subscriptions")
+    of_sender, of_any = dispatcher.connections.get(id(sender)), dispatcher.connections.get(_ANY_SENDER)
+    found: list[Receiver] = []
+    if not (subscriptions or of_sender or of_any):
+        return found
     if subscriptions:
         for each in tuple(subscriptions):
             if each.signal == signal or each.signal is dispatcher.Any:
                 found.append(each.receiver)
-    for key in (id(sender), _ANY_SENDER):
-        by_signal = dispatcher.connections.get(key)
+    for by_signal in (of_sender, of_any):
         if by_signal:
             found += by_signal.get(signal, ())
             found += by_signal.get(dispatcher.Any, ())

@@ -197,7 +197,7 @@ class _Session(Generic[P]):
         self._attachment = attachment
         self._opening = opening
         self._transport: SerialTransport | None = None
-        queue.on_arrival = self.run
+        queue.on_arrival, queue.take_directly = self.run, self._take
 
     def run(self) -> None:
         """Give the protocol what has come. Make it before, if its time has come; end it after the last."""
@@ -220,7 +220,7 @@ class _Session(Generic[P]):
                 self.end(error)
                 return
             if not data:
-                queue.take_directly = self._take
+                queue.is_ready = True
                 return
             if transport.is_reading():
                 self.call("data_received", data)
@@ -232,6 +232,7 @@ class _Session(Generic[P]):
         """Give the protocol what came while nothing else was there to give, if it is ready for that."""
         transport = self._transport
         if transport is not None and transport.is_reading():
+            self.queue.is_ready = True
             self.call("data_received", data)
         else:
             self.queue.keep(data)

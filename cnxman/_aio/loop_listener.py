@@ -74,7 +74,7 @@ class LoopListener:
         self.line: PosixLine | None = None
         self.error: ConnectionException | None = None
         self.dispatch = LoopDispatch(loop, self._pause)
-        self._afterwards = self.dispatch.afterwards
+        self._afterwards, self._takers = self.dispatch.afterwards, self.dispatch.takers
         self._port = port
         self._fd: int = port.fileno()
         self._sink = sink
@@ -181,23 +181,24 @@ class LoopListener:
         line = self.line
         assert line is not None
         self._is_busy = True
+        data = b""
+        previous, signals.here.dispatch = signals.here.dispatch, self.dispatch
         try:
             with line.lock:
                 data = b"" if line.stopped else line.read_available(0)
             if data:
                 if self._idle_timeout is not None:
                     self._came = self.loop.time()
-                previous = self.dispatch.make_current()
-                try:
-                    self._sink.on_data(data)
-                finally:
-                    signals.restore(previous)
+                self._sink.on_data(data)
             elif not line.stopped:
                 self._check_hang_up(line)
         except Exception as error:  # of the line's: what receivers raise is logged
             self._lose(error)
         finally:
+            signals.here.dispatch = previous
             self._is_busy = False
+            while self._takers:
+                self._takers.pop(0)(data)
             while self._afterwards:
                 self._afterwards.pop(0)()
 
@@ -367,11 +368,11 @@ class LoopListener:
     def _call(self, call: Callable[..., None], *arguments: object) -> None:
         """Call the sink; not within the call that may be under way, of another listener in this loop."""
         self._is_busy = True
-        previous = self.dispatch.make_current()
+        previous, signals.here.dispatch = signals.here.dispatch, self.dispatch
         try:
             call(*arguments)
         finally:
-            signals.restore(previous)
+            signals.here.dispatch = previous
             self._is_busy = False
             while self._afterwards:
                 call_in_loop(self.loop, self._afterwards.pop(0))

@@ -41,6 +41,8 @@ class LoopDispatch(signals.Dispatch):
         self.pause = pause
         self.afterwards: list[Callable[[], object]] = []
         """What is to be called in the loop when all receivers were."""
+        self.takers: list[Callable[[bytes], object]] = []
+        """Likewise, with the chunk that receivers were called with."""
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:

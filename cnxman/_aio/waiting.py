@@ -22,26 +22,35 @@ class Sleeper:
     """What a task sleeps on, `await Sleeper(loop)`, until `wake` runs the task at once, within its call.
 
     A future has the loop run the task in the next round, and that round costs more than reading a short packet does.
-    This is what `asyncio.isfuture` calls a Future-like object. (It has no `get_loop`: then a task looks at `_loop`,
-    which costs no call.)
+    This is what `asyncio.isfuture` calls a Future-like object. Calls from a task into Python cost as well, so it does
+    without two of them: a task looks at `_loop` where there is no `get_loop`, and one that is woken is given a future
+    that is done, to ask for its result.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_data", "_loop", "_run", "is_cancelled")
+    __slots__ = ("_asyncio_future_blocking", "_context", "_data", "_done", "_loop", "_run")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = False
         self._data = b""
-        self._run: Callable[[Sleeper], object] | None = None
+        self._done: asyncio.Future[None] = loop.create_future()
+        self._done.set_result(None)
+        self._run: Callable[[object], object] | None = None  # what runs the task; None while no task sleeps
         self._context: contextvars.Context
-        self.is_cancelled = False
 
-    def wake(self, data: bytes = b"") -> None:
-        """Run the task that sleeps, unless it was woken before, and give it `data`. Not within a task."""
+    @property
+    def is_taken(self) -> bool:
+        """Whether a task sleeps on it."""
+        return self._run is not None
+
+    def wake(self, data: bytes = b"") -> bool:
+        """Run the task that sleeps, and give it `data`; whether there is one. Not within a task."""
         run, self._run = self._run, None
-        if run is not None:
-            self._data = data
-            self._context.run(run, self)
+        if run is None:
+            return False
+        self._data = data
+        self._context.run(run, self._done)
+        return True
 
     def __await__(self) -> "Generator[Sleeper, None, bytes]":
         """Sleep. Returns what `wake` was given."""
@@ -52,22 +61,21 @@ class Sleeper:
 
     # -- what a task asks of a future ---------------------------------------------------------------------
 
-    def add_done_callback(self, call: Callable[["Sleeper"], object], *, context: contextvars.Context) -> None:
+    def add_done_callback(self, call: Callable[[object], object], *, context: contextvars.Context) -> None:
         """See `asyncio.Future`."""
-        self._run, self._context, self.is_cancelled = call, context, False
+        self._run, self._context = call, context
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (a task passes it)
         """See `asyncio.Future`."""
-        if self._run is None:
+        run, self._run = self._run, None
+        if run is None:
             return False
-        self.is_cancelled = True
-        self._loop.call_soon(self.wake)
+        self._loop.call_soon(run, self, context=self._context)
         return True
 
-    def result(self) -> None:
-        """See `asyncio.Future`."""
-        if self.is_cancelled:
-            raise asyncio.CancelledError
+    def result(self) -> NoReturn:
+        """See `asyncio.Future`. A task asks for it when it was cancelled."""
+        raise asyncio.CancelledError
 
 
 class AsyncReceiveQueue(ReceiveQueue):
@@ -95,11 +103,12 @@ class AsyncReceiveQueue(ReceiveQueue):
     ) -> None:
         self.loop = loop
         self._sleeper = Sleeper(loop)  # of the first task that sleeps; mostly there is no other
-        self._sleepers: list[Sleeper] = []
+        self._other_sleepers: list[Sleeper] = []
         self.on_arrival: Callable[[], object] = self._wake
         """Called in the loop when something has come, if `is_awaited`. By itself it wakes the tasks in `sleep`."""
-        self.take_directly: Callable[[bytes], object] | None = None
-        """Called in the loop with a chunk that came while nothing else was here; None while nobody waits for one."""
+        self.take_directly: Callable[[bytes], object] = self._give
+        """Called in the loop with a chunk that came while nothing else was here, if `is_ready`."""
+        self.is_ready = False
         self.is_awaited = False
         self._claimed = claimed
         super().__init__(connection, limit, across_reconnects=across_reconnects)
@@ -147,32 +156,25 @@ class AsyncReceiveQueue(ReceiveQueue):
     def sleep(self) -> Sleeper:
         """What to await when there is nothing to take. Gives a chunk, or b"" where there may be something to take."""
         sleeper = self._sleeper
-        if self._sleepers:
-            self._sleepers = [other for other in self._sleepers if not other.is_cancelled]
+        if sleeper.is_taken:
             sleeper = Sleeper(self.loop)
-        self._sleepers.append(sleeper)
-        self.take_directly = self._wake_with
+            self._other_sleepers.append(sleeper)
+        self.is_ready = not self._other_sleepers
         return sleeper
 
     def _wake(self) -> None:
-        sleepers, self._sleepers, self.take_directly = self._sleepers, [], None
-        for sleeper in sleepers:
+        others, self._other_sleepers, self.is_ready = self._other_sleepers, [], False
+        self._sleeper.wake()
+        for sleeper in others:
             sleeper.wake()
 
-    def _wake_with(self, data: bytes) -> None:
-        """Wake the first task that sleeps, and give it a chunk."""
-        sleepers = self._sleepers
-        while sleepers and not self.is_abandoned:
-            sleeper = sleepers.pop(0)
-            if not sleeper.is_cancelled:
-                self.take_directly = self._wake_with if sleepers else None
-                sleeper.wake(data)
-                return
-        self.keep(data)
+    def _give(self, data: bytes) -> None:
+        """Give a chunk to the only task that sleeps, unless that was cancelled meanwhile."""
+        if not self._sleeper.wake(data):
+            self.keep(data)
 
     def keep(self, data: bytes) -> None:
-        """Keep a chunk that nobody took directly: whoever waited for it was cancelled meanwhile, or closed this."""
-        self.take_directly = None
+        """Keep a chunk that was not taken directly after all."""
         with self.lock:
             if not self.is_abandoned:
                 self.data += data
@@ -182,11 +184,11 @@ class AsyncReceiveQueue(ReceiveQueue):
 
     def on_data(self, data: bytes) -> None:
         """See `Tap`."""
-        take = self.take_directly
-        if take is not None and not (self.data or self._beginnings or self.ended):
-            dispatch = signals.current_dispatch()
+        if self.is_ready and not (self.data or self._beginnings or self.ended):
+            dispatch = signals.here.dispatch
             if isinstance(dispatch, LoopDispatch) and dispatch.loop is self.loop:
-                dispatch.afterwards.append(partial(take, data))
+                self.is_ready = False
+                dispatch.takers.append(self.take_directly)
                 return
         super().on_data(data)
 

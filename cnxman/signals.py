@@ -119,16 +119,19 @@ class Emitter:
 
     def __init__(self, sender: object, signal: Hashable, dispatch: Dispatch | None = None) -> None:
         self._sender = sender
+        self._key = id(sender)  # as PyDispatcher has it
         self._signal = signal
         self._dispatch = dispatch or Dispatch()
+        self._subscriptions = _subscriptions_of(sender)
         self._found: list[Receiver] = []
         self._targets: list[_Target] = []
 
     def send(self, **named: object) -> None:
         """Call every receiver, from a snapshot. See `send`."""
-        found = _registered(self._sender, self._signal)
-        if not found:
-            return
+        of_sender, of_any = dispatcher.connections.get(self._key), dispatcher.connections.get(_ANY_SENDER)
+        if not (self._subscriptions or of_sender or of_any):
+            return  # at once: where an iterator or a protocol takes the data, nobody else is there
+        found = self._registered(of_sender, of_any)
         if len(found) != len(self._found) or not all(map(is_, found, self._found)):
             self._found, self._targets = found, _unique_targets(found)
         named["sender"], named["signal"] = self._sender, self._signal
@@ -147,32 +150,26 @@ class Emitter:
         if interrupt is not None:
             raise interrupt
 
+    def _registered(self, *tables: dict[Hashable, list[Receiver]] | None) -> list[Receiver]:
+        """The receivers, or weak references to them: those of ours, then those in PyDispatcher's tables.
+
+        It runs for every chunk of data, and so the tables themselves are read: `getReceivers` raises and catches a
+        KeyError for each kind of registration that nobody uses, which costs more than the read from the port. Each list
+        is copied in one step of the interpreter: no other thread can change it in between.
+        """
+        found: list[Receiver] = []
+        for each in tuple(self._subscriptions):
+            if each.signal == self._signal or each.signal is dispatcher.Any:
+                found.append(each.receiver)
+        for by_signal in tables:
+            if by_signal:
+                found += by_signal.get(self._signal, ())
+                found += by_signal.get(dispatcher.Any, ())
+        return found
+
 
 _Target = tuple[Callable[[], Receiver | None], tuple[str, ...] | None]
 """What gives a receiver, or None once it is gone; and which arguments it takes, None if it takes any."""
-
-
-def _registered(sender: object, signal: Hashable) -> list[Receiver]:
-    """The receivers of a signal from a sender, or weak references to them.
-
-    It runs for every chunk of data, and so reads PyDispatcher's table itself: `getReceivers` raises and catches a
-    KeyError for each kind of registration that nobody uses, which costs more than the read from the port. Each list is
-    copied in one step of the interpreter: no other thread can change it in between.
-    """
-    subscriptions: list[_Subscription] | None = sender.__dict__.get("_subscriptions")
-    of_sender, of_any = dispatcher.connections.get(id(sender)), dispatcher.connections.get(_ANY_SENDER)
-    found: list[Receiver] = []
-    if not (subscriptions or of_sender or of_any):
-        return found
-    if subscriptions:
-        for each in tuple(subscriptions):
-            if each.signal == signal or each.signal is dispatcher.Any:
-                found.append(each.receiver)
-    for by_signal in (of_sender, of_any):
-        if by_signal:
-            found += by_signal.get(signal, ())
-            found += by_signal.get(dispatcher.Any, ())
-    return found
 
 
 def _unique_targets(found: list[Receiver]) -> list[_Target]:

@@ -27,7 +27,7 @@ class Sleeper:
     that is done, to ask for its result.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_data", "_done", "_loop", "_run")
+    __slots__ = ("_asyncio_future_blocking", "_context", "_data", "_done", "_loop", "run")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -35,17 +35,13 @@ class Sleeper:
         self._data = b""
         self._done: asyncio.Future[None] = loop.create_future()
         self._done.set_result(None)
-        self._run: Callable[[object], object] | None = None  # what runs the task; None while no task sleeps
+        self.run: Callable[[object], object] | None = None
+        """Runs the task that sleeps; None while there is none."""
         self._context: contextvars.Context
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether a task sleeps on it."""
-        return self._run is not None
 
     def wake(self, data: bytes = b"") -> bool:
         """Run the task that sleeps, and give it `data`; whether there is one. Not within a task."""
-        run, self._run = self._run, None
+        run, self.run = self.run, None
         if run is None:
             return False
         self._data = data
@@ -63,11 +59,11 @@ class Sleeper:
 
     def add_done_callback(self, call: Callable[[object], object], *, context: contextvars.Context) -> None:
         """See `asyncio.Future`."""
-        self._run, self._context = call, context
+        self.run, self._context = call, context
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 (a task passes it)
         """See `asyncio.Future`."""
-        run, self._run = self._run, None
+        run, self.run = self.run, None
         if run is None:
             return False
         self._loop.call_soon(run, self, context=self._context)
@@ -156,7 +152,7 @@ class AsyncReceiveQueue(ReceiveQueue):
     def sleep(self) -> Sleeper:
         """What to await when there is nothing to take. Gives a chunk, or b"" where there may be something to take."""
         sleeper = self._sleeper
-        if sleeper.is_taken:
+        if sleeper.run is not None:
             sleeper = Sleeper(self.loop)
             self._other_sleepers.append(sleeper)
         self.is_ready = not self._other_sleepers

@@ -859,6 +859,53 @@ def test_cancelling_a_read_loses_nothing(serial_device: SimulatedDevice) -> None
     asyncio.run(main())
 
 
+@in_loop_only
+def test_chunk_for_a_task_that_a_receiver_cancels_is_kept(serial_device: SimulatedDevice) -> None:
+    """The receiver is called between the read and the task that waits for the chunk."""
+
+    async def main() -> None:
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            chunks = line.data()
+            serial_device.send(b"1")
+            assert await read(chunks, 1) == b"1"
+            reading = asyncio.create_task(anext(chunks))
+            await until(lambda: chunks._queue.is_ready)
+            undo = line._line().subscribe(lambda: reading.cancel())
+            serial_device.send(b"2")
+            await soon(asyncio.wait([reading]))
+            undo()
+            assert reading.cancelled()
+            serial_device.send(b"3")
+            assert await read(chunks, 2) == b"23"
+
+    asyncio.run(main())
+
+
+def test_tasks_that_share_an_iterator_get_all_and_in_turn(serial_device: SimulatedDevice) -> None:
+    async def main() -> None:
+        got: list[bytes] = []
+
+        async def take(lines: AsyncStream) -> None:
+            async for line in lines:
+                got.append(line)
+
+        async with kept_up(serial_device) as line:
+            await opened(serial_device)
+            lines = line.frames(Lines())
+            one, other = (asyncio.create_task(take(lines)) for _ in range(2))
+            sent = [b"%d" % n for n in range(30)]
+            for number, each in enumerate(sent):
+                if number == 20:
+                    one.cancel()
+                serial_device.send(each + b"\n")
+                await until(lambda: len(got) == number + 1)  # noqa: B023 (it is awaited at once)
+            assert got == sent
+            assert not other.done()
+
+    asyncio.run(main())
+
+
 @contextmanager
 def stalled(device: SimulatedDevice) -> Iterator[None]:
     """A device that takes nothing: a write that is long enough waits."""
@@ -1550,6 +1597,37 @@ def test_a_protocol_that_pauses_reading_bounds_what_waits(serial_device: Simulat
             await outage(serial_device, line)
             await until(lambda: len(noting.made) == 2)
             assert len(protocol.lost) == 1
+
+    asyncio.run(main())
+
+
+@in_loop_only
+def test_a_protocol_paused_by_a_receiver_gets_the_chunk_when_it_resumes(
+    serial_device: SimulatedDevice, noting: type[Noting]
+) -> None:
+    """The receiver is called between the read and the protocol."""
+
+    async def main() -> None:
+        line = kept_up(serial_device)
+        attachment = attach(line, noting)
+        received: list[bytes] = []
+        async with line:
+            await opened(serial_device)
+            await until(lambda: attachment.protocol is not None)
+            protocol = noting.made[0]
+            serial_device.send(b"1")
+            await until(lambda: protocol.data == b"1")
+
+            def pause(data: bytes) -> None:
+                protocol.transport.pause_reading()
+                received.append(data)
+
+            line._line().subscribe(pause)
+            serial_device.send(b"2")
+            await until(lambda: received == [b"2"])
+            assert protocol.data == b"1"
+            protocol.transport.resume_reading()
+            await until(lambda: protocol.data == b"12")
 
     asyncio.run(main())
 

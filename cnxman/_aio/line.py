@@ -50,8 +50,8 @@ class AsyncStream(AsyncIterator[bytes]):
                     self._framer.reset()
             else:
                 data = await queue.sleep()
-            if not data or queue.is_abandoned:
-                continue  # another task was quicker, or it was closed
+            if not data:
+                continue  # another task was quicker
             if self._framer is None:
                 return data
             self._ready = list(self._framer.feed(data))[::-1]

@@ -154,8 +154,9 @@ class AsyncReceiveQueue(ReceiveQueue):
         sleeper = self._sleeper
         if sleeper.run is not None:
             sleeper = Sleeper(self.loop)
-            self._other_sleepers.append(sleeper)
-        self.is_ready = not self._other_sleepers
+            others = [other for other in self._other_sleepers if other.run is not None]  # not those cancelled
+            self._other_sleepers = [*others, sleeper]
+        self.is_ready = True
         return sleeper
 
     def _wake(self) -> None:
@@ -165,7 +166,7 @@ class AsyncReceiveQueue(ReceiveQueue):
             sleeper.wake()
 
     def _give(self, data: bytes) -> None:
-        """Give a chunk to the only task that sleeps, unless that was cancelled meanwhile."""
+        """Give a chunk to the first task that sleeps, unless that was cancelled meanwhile."""
         if not self._sleeper.wake(data):
             self.keep(data)
 

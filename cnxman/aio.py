@@ -8,9 +8,9 @@ r"""Serial lines in asyncio: `async for` the data, `await` a write, the next con
 `AsyncManager` is for a line that is kept up; `AsyncConnection` for a single connection, without recovery. Both are
 faces: what they are made of works as ever, and receivers, readers and other threads may use it at the same time.
 
-**Who hears what.** Every iterator hears everything from when it was made, beside all others. The first one made within
-`async with` hears everything since the port was opened. (What nobody has asked for by the time that it is `buffer_size`
-bytes is dropped.) Breaking off a loop over the line ends its iterator; who wants to go on later keeps the iterator:
+**Who receives what.** Every iterator receives everything from when it was made, beside all others. The first one made
+within `async with` receives everything since the port was opened. (Once `buffer_size` bytes wait that nobody has asked
+for, they are dropped.) Breaking off a loop over the line ends its iterator. To go on later, keep the iterator:
 
     data = line.data()
     async for chunk in data: ...  # breaks off somewhere
@@ -22,15 +22,15 @@ signals are called on the loop's thread (where one that blocks holds up the loop
 Windows, `rfc2217://`, `loop://`, `spy://`), and with `in_loop=False`, a thread reads and wakes the loop. Both promise
 the same.
 
-**Slow consumers.** An iterator holds up to `buffer_size` bytes. Then reading pauses, for everybody, and flow control
-holds the device off. (Where a thread reads, the connection's own buffer takes as many again before.) Nothing is
-dropped. An iterator that is garbage, or closed, or whose loop is closed, holds up nothing.
+**Slow consumers.** An iterator buffers up to `buffer_size` bytes. Then reading pauses, for everybody, and flow control
+stops the device. (Where a thread reads, the connection's own buffer takes as many again before.) Nothing is dropped.
+An iterator that is garbage, or closed, or whose loop is closed, pauses nothing.
 
 **Cancelling** any await is safe: no data is lost by it. A write that hasn't begun never will; one that has begun goes
 on (or half a message would have gone out). A connect that is cancelled goes on too, unless it was that of
-`async with`, which then hangs up before it is left. What may block runs on daemon threads, none in asyncio's executor,
-so that a loop can be closed at any moment, also in an outage. (A line that a closed loop was reading is read by nobody
-until it is torn down.)
+`async with`, which then disconnects before it is left. What may block runs on daemon threads, none in asyncio's
+executor, so that a loop can be closed at any moment, also in an outage. (A line that a closed loop was reading is read
+by nobody until it is torn down.)
 
 Everything here is to be used in the loop, but for `manager` and `connection`.
 """
@@ -67,7 +67,7 @@ class AsyncConnection(AsyncLine):
     """A serial connection in asyncio, without recovery: `async with AsyncConnection(connection) as line: ...`.
 
     Entering connects, and raises a `ConnectionException` if that fails; leaving tears down. Iterators raise a
-    `ConnectionException` when the line is lost, after what had come before, and end when somebody hangs up.
+    `ConnectionException` when the line is lost, after what had come before, and end when somebody disconnects it.
 
     Args:
         connection: the connection.
@@ -95,7 +95,7 @@ class AsyncConnection(AsyncLine):
     def next_connect(self) -> Coroutine[object, None, None]:
         """Wait until the port is opened, from this call on: `await line.next_connect()`."""
         opened = Expected[None]()
-        opened.hear(self.connection, lambda: opened.settle(None), SerialConnection.Signals.OPENED)
+        opened.receive(self.connection, lambda: opened.settle(None), SerialConnection.Signals.OPENED)
         return opened
 
     def wait_closed(self) -> Coroutine[object, None, ConnectionException | None]:
@@ -105,7 +105,7 @@ class AsyncConnection(AsyncLine):
             Why, or None if somebody asked for it.
         """
         closed = Expected[ConnectionException | None]()
-        closed.hear(self.connection, lambda error: closed.settle(error), SerialConnection.Signals.CLOSED)
+        closed.receive(self.connection, lambda error: closed.settle(error), SerialConnection.Signals.CLOSED)
         if _has_closed(self.connection):
             closed.settle(self.connection.last_error)
         return closed
@@ -194,7 +194,7 @@ class AsyncManager(AsyncLine):
             elif state is ConnectionState.TORNDOWN or (state is ConnectionState.DISCONNECTED and error is not None):
                 expected.fail(error or _torn_down())
 
-        expected.hear(self.manager, on_state, ConnectionManager.Signals.STATE_CHANGED)
+        expected.receive(self.manager, on_state, ConnectionManager.Signals.STATE_CHANGED)
         if self.manager.state is ConnectionState.TORNDOWN and ConnectionState.TORNDOWN not in states:
             expected.fail(_torn_down())
 
@@ -217,8 +217,8 @@ class AsyncManager(AsyncLine):
 def attach(line: AsyncConnection | AsyncManager, protocol_factory: Callable[[], P]) -> SerialAttachment[P]:
     """Have an `asyncio.Protocol` on a line: a new one each time the line connects, as `cnxman.protocols.attach` has it.
 
-    To be called in the loop: before `async with line`, to miss nothing; or later, to hear what comes from then on. Its
-    calls are made in the loop: `connection_made` with a `SerialTransport`, `data_received` any number of times,
+    To be called in the loop: before `async with line`, to miss nothing; or later, to receive what comes from then on.
+    Its calls are made in the loop: `connection_made` with a `SerialTransport`, `data_received` any number of times,
     `connection_lost` once, with a `ConnectionException` if the line was lost, and None if somebody disconnected it; and
     `pause_writing` when the line takes nothing, `resume_writing` when it does again.
 

@@ -119,7 +119,7 @@ class ReceiveQueue:
         """Set it, from any thread and without the lock, when nobody will take anything any more."""
         self._across_reconnects = across_reconnects
         self._taken = 0
-        self._beginnings: list[int] = []  # where an opening begins, counted in bytes since the inbox was made
+        self._beginnings: list[int] = []  # where an opening begins, counted in bytes since the queue was made
         self._holding = False  # up a delivery
         self._ask_again: Callable[[], None] | None = None  # ends a pause, where deliveries aren't held up but pause
         self._warned = False

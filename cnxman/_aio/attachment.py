@@ -136,7 +136,7 @@ class SerialTransport(asyncio.Transport):
             self._session.fail("writing", error)
         self._control_flow()
         if self._is_closing and not self._waiting:
-            self._session.hang_up()
+            self._session.disconnect()
 
     def _control_flow(self) -> None:
         """Ask the protocol to pause writing, or to go on, if it is time."""
@@ -163,13 +163,13 @@ class SerialTransport(asyncio.Transport):
         if not self.is_closing():
             self._is_closing = True
             if not self._waiting:
-                self._session.hang_up()
+                self._session.disconnect()
 
     def abort(self) -> None:
         """Disconnect the line at once: what waits to be written is dropped. See `close`."""
         if not self._session.is_over:
             self._is_closing = True
-            self._session.hang_up()
+            self._session.disconnect()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """The protocol."""
@@ -267,9 +267,9 @@ class _Session(Generic[P]):
             self.queue.close()
             self._attachment.forget(self)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Disconnect the line, whose end then calls `connection_lost`."""
-        self._attachment.hang_up()
+        self._attachment.disconnect()
         self.run_soon()  # and take what comes till then, to drop it
 
     def _end(self, error: Exception | None) -> None:
@@ -305,7 +305,7 @@ class SerialAttachment(Generic[P]):
         factory: makes a protocol.
         make_queue: makes what the data of an opening wait in.
         write: begins to send a message.
-        hang_up: disconnects the line, soon.
+        disconnect: disconnects the line, soon.
     """
 
     def __init__(
@@ -315,11 +315,11 @@ class SerialAttachment(Generic[P]):
         *,
         make_queue: Callable[[], AsyncReceiveQueue],
         write: StartWrite,
-        hang_up: Callable[[], object],
+        disconnect: Callable[[], object],
     ) -> None:
         self.factory = factory
         self.write = write
-        self.hang_up = hang_up
+        self.disconnect = disconnect
         self._connection = connection
         self._make_queue = make_queue
         self._loop = asyncio.get_running_loop()

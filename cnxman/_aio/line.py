@@ -36,7 +36,7 @@ class AsyncStream(AsyncIterator[bytes]):
         """The next chunk or frame.
 
         Raises:
-            StopAsyncIteration: somebody hung up.
+            StopAsyncIteration: somebody disconnected the line.
             ConnectionException: the line was lost, and nobody will open it again.
         """
         queue = self._queue
@@ -58,7 +58,7 @@ class AsyncStream(AsyncIterator[bytes]):
         return self._ready.pop()
 
     async def aclose(self) -> None:
-        """Hear no more, and forget what wasn't taken. Twice does nothing."""
+        """Receive no more, and discard what wasn't taken. Twice does nothing."""
         self._ready.clear()
         self._queue.close()
 
@@ -73,7 +73,7 @@ class AsyncLine(ABC):
 
     Args:
         name: what to name threads after.
-        connection: whose data to hear; None if it is of a kind that has none.
+        connection: whose data to receive; None if it is of a kind that has none.
         buffer_size: how many bytes an iterator holds; None for as many as the connection.
         in_loop: whether the loop reads where it can.
     """
@@ -88,7 +88,7 @@ class AsyncLine(ABC):
         self._in_loop = in_loop
         self._factory: ListenerFactory | None = None
         self._calls = Calls(name)
-        self._first: AsyncReceiveQueue | None = None  # what the first iterator will have heard
+        self._first: AsyncReceiveQueue | None = None  # what the first iterator will receive
         self._queues: list[weakref.ref[AsyncReceiveQueue]] = []
 
     # -- data ---------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class AsyncLine(ABC):
             protocol_factory,
             make_queue=make_queue,
             write=self._start_write,
-            hang_up=lambda: self._calls.start(self._disconnect, loop),
+            disconnect=lambda: self._calls.start(self._disconnect, loop),
         )
 
     # -- up and down --------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def _settle(
     sent: int,
     failed: IncompleteWriteError | None,
 ) -> None:
-    """A message of `size` bytes is over: count it, and tell whoever waits for it."""
+    """A message of `size` bytes is over: count it, and settle the future of whoever waits for it."""
     connection.count_written(sent)
     if failed is None:
         if not future.cancelled():

@@ -63,7 +63,7 @@ class LoopListener:
     Args:
         loop: where.
         port: the port, which is open, and has a descriptor.
-        sink: what is told of everything.
+        sink: what is notified of everything.
         idle_timeout: take the line for lost when nothing came for this many seconds; None waits for ever.
     """
 

@@ -1,7 +1,7 @@
 """From threads into a loop, and from a loop to threads.
 
 Two rules make it safe. What threads do reaches the loop by `call_soon_threadsafe` alone, and a loop that is closed by
-then is no error: nobody is left to be told. And no call that could wait is made on the loop's own thread.
+then is no error: nobody is left to notify. And no call that could wait is made on the loop's own thread.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What tasks of asyncio's wait for: data, and what a signal will tell."""
+"""What tasks of asyncio's wait for: data, and what a signal will bring."""
 
 import asyncio
 import contextvars
@@ -85,7 +85,7 @@ class AsyncReceiveQueue(ReceiveQueue):
         connection: where the bytes come from.
         limit: how many bytes wait here, at most.
         across_reconnects: go on when the connection is closed and opened again; see `end_with`.
-        claimed: whether there is somebody to take. Otherwise nobody is held up: once it is full it is given up.
+        claimed: whether there is somebody to take. Otherwise reading pauses for nobody: once it is full it is given up.
     """
 
     def __init__(
@@ -220,10 +220,10 @@ class AsyncReceiveQueue(ReceiveQueue):
 
 
 class Expected(Coroutine[object, None, _T]):
-    """Something that a signal will tell, to be awaited once. Made in the loop; hears from then on.
+    """Something that a signal will bring, to be awaited once. Made in the loop; receives from then on.
 
-    It is a coroutine, for `create_task` and the like. (One that Python itself makes hears nothing until it is awaited,
-    and complains if it never is.)
+    It is a coroutine, for `create_task` and the like. (One that Python itself makes receives nothing until it is
+    awaited, and complains if it never is.)
     """
 
     def __init__(self) -> None:
@@ -233,16 +233,16 @@ class Expected(Coroutine[object, None, _T]):
         self._undo: list[Callable[[], None]] = []
         self._waiting: Coroutine[object, None, _T] | None = None
 
-    def hear(self, sender: Connection | ConnectionManager, receiver: signals.Receiver, signal: Hashable) -> None:
-        """Have `receiver` hear a signal, until this is settled. It calls `settle` or `fail` in time."""
+    def receive(self, sender: Connection | ConnectionManager, receiver: signals.Receiver, signal: Hashable) -> None:
+        """Have `receiver` called for a signal, until this is settled. It calls `settle` or `fail` in time."""
         self._undo.append(sender.subscribe(receiver, signal))
 
     def settle(self, result: _T) -> None:
-        """It was told. From any thread; the first time counts."""
+        """It has come. From any thread; the first time counts."""
         self._come_to(lambda: result)
 
     def fail(self, error: ConnectionException) -> None:
-        """It will never be told. From any thread; the first time counts."""
+        """It will never come. From any thread; the first time counts."""
         self._come_to(partial(_raise, error))
 
     def __await__(self) -> Generator[object, None, _T]:

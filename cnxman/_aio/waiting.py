@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import types
 from collections.abc import Callable, Coroutine, Generator, Hashable
 from functools import partial
 from types import TracebackType
@@ -19,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class Sleeper:
-    """What a task sleeps on, `await Sleeper(loop)`, until `wake` runs the task at once, within its call.
+    """What a task sleeps on, by `yield sleeper`, until `wake` runs the task at once, within its call.
 
     A future has the loop run the task in the next round, and that round costs more than reading a short packet does.
     This is what `asyncio.isfuture` calls a Future-like object. Calls from a task into Python cost as well, so it does
@@ -27,12 +28,13 @@ class Sleeper:
     that is done, to ask for its result.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_data", "_done", "_loop", "run")
+    __slots__ = ("_asyncio_future_blocking", "_context", "_done", "_loop", "data", "run")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._asyncio_future_blocking = False
-        self._data = b""
+        self._asyncio_future_blocking = False  # as a future has it: set before the yield, and reset by the task
+        self.data = b""
+        """What `wake` was given."""
         self._done: asyncio.Future[None] = loop.create_future()
         self._done.set_result(None)
         self.run: Callable[[object], object] | None = None
@@ -44,16 +46,9 @@ class Sleeper:
         run, self.run = self.run, None
         if run is None:
             return False
-        self._data = data
+        self.data = data
         self._context.run(run, self._done)
         return True
-
-    def __await__(self) -> "Generator[Sleeper, None, bytes]":
-        """Sleep. Returns what `wake` was given."""
-        self._asyncio_future_blocking = True
-        yield self
-        data, self._data = self._data, b""
-        return data
 
     # -- what a task asks of a future ---------------------------------------------------------------------
 
@@ -149,15 +144,19 @@ class AsyncReceiveQueue(ReceiveQueue):
             raise StopAsyncIteration
         raise ConnectionException(self.error.message, self.error)
 
-    def sleep(self) -> Sleeper:
-        """What to await when there is nothing to take. Gives a chunk, or b"" where there may be something to take."""
+    @types.coroutine
+    def sleep(self) -> Generator[Sleeper, None, bytes]:
+        """Sleep, when there is nothing to take. Returns a chunk, or b"" when there may be something to take."""
         sleeper = self._sleeper
         if sleeper.run is not None:
             sleeper = Sleeper(self.loop)
             others = [other for other in self._other_sleepers if other.run is not None]  # not those cancelled
             self._other_sleepers = [*others, sleeper]
         self.is_ready = True
-        return sleeper
+        sleeper._asyncio_future_blocking = True
+        yield sleeper
+        data, sleeper.data = sleeper.data, b""
+        return data
 
     def _wake(self) -> None:
         others, self._other_sleepers, self.is_ready = self._other_sleepers, [], False

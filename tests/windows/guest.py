@@ -25,20 +25,21 @@ class Host:
     """The way to the host. Any thread may use it."""
 
     def __init__(self, port: int) -> None:
-        self._file = socket.create_connection(("127.0.0.1", port), 10).makefile("rwb", buffering=0)
+        sock = socket.create_connection(("127.0.0.1", port), 10)
+        self._out, self._answers = sock.makefile("wb", buffering=0), sock.makefile("rb")
         self._asking = threading.Lock()
         self._telling = threading.Lock()
 
     def tell(self, what: str, **fields: object) -> None:
         """Tells something that needs no answer."""
         with self._telling:
-            self._file.write(json.dumps({"what": what, **fields}, default=repr).encode() + b"\n")
+            self._out.write(json.dumps({"what": what, **fields}, default=repr).encode() + b"\n")
 
     def ask(self, what: str, *arguments: object) -> Any:
         """Calls a method of the host's Guest, and gives back what it answers."""
         with self._asking:
             self.tell(what, **{"with": arguments})
-            answer = json.loads(self._file.readline())
+            answer = json.loads(self._answers.readline())
         if "error" in answer:
             raise RuntimeError(f"{what}{arguments}: {answer['error']}")
         return answer["answer"]

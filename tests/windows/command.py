@@ -44,7 +44,7 @@ class Events:
         wait_for(lambda: what in self.text, f"{what!r} in {self.text!r}", 20)
 
 
-@scenario(limit=60)
+@scenario()
 def monitor_of_nobody() -> None:
     """`cnxman monitor COM5 <NUL`, as a service has it: nothing goes to the device, all that it sends is shown."""
     with plugged(), cnxman("monitor", PORT) as process:
@@ -57,7 +57,7 @@ def monitor_of_nobody() -> None:
         check("nothing goes to the device in a second", not taken, taken=taken[:100], size=len(taken))
 
 
-@scenario(limit=60)
+@scenario()
 def monitor_of_a_pipe() -> None:
     """What is piped into `cnxman monitor` goes to the device, and end of input does not end it."""
     with plugged(), cnxman("monitor", PORT, stdin=subprocess.PIPE) as process:
@@ -72,7 +72,7 @@ def monitor_of_a_pipe() -> None:
         check("it goes on after the end of input", process.stdout.read(8) == numbered(8))
 
 
-@scenario(limit=60)
+@scenario(alone=True)
 def monitor_into_head() -> None:
     """`cnxman monitor COM5 | head`: it ends with status 0 when nobody reads any more, with data and without."""
     for size in (0, 800_000):
@@ -95,7 +95,7 @@ def monitor_into_head() -> None:
             figure(f"the end of a pipe's reader, {name}, is noticed within", now() - closed, 1)
 
 
-@scenario(limit=60)
+@scenario(limit=120)
 def twenty_megabytes() -> None:
     """20 MB through `cnxman monitor` without loss."""
     size = 20_000_000
@@ -111,7 +111,7 @@ def twenty_megabytes() -> None:
         check("all came as they were", digest.digest() == hashlib.sha256(numbered(size)).digest(), count=count)
 
 
-@scenario(limit=60)
+@scenario()
 def other_commands() -> None:
     """`cnxman --version`, `ports` and `demo` run to their end."""
     for arguments, expected in ((["--version"], b"cnxman "), (["ports"], b""), (["demo"], b"temperature 21.5")):

@@ -25,7 +25,7 @@ STOP = 0.1
 """A stop takes so long at most."""
 
 
-@scenario()
+@scenario(alone=True)
 def idle() -> None:
     """An idle line for 10 s: no alarm, no measurable work."""
     with plugged(), Line() as line:
@@ -39,7 +39,7 @@ def idle() -> None:
         line.exchange()
 
 
-@scenario()
+@scenario(alone=True)
 def outages() -> None:
     """Outages of 0.2, 1, 3 and 10 s: the loss and the return are noticed at once, one alarm each."""
     with plugged(), Line() as line:
@@ -54,7 +54,7 @@ def outages() -> None:
             check(f"one alarm for an outage of {seconds} s", line.alarms == number, alarms=line.alarms)
 
 
-@scenario(limit=60)
+@scenario(limit=120)
 def pulls() -> None:
     """200 pulls: all are noticed, and nothing is left behind."""
     with plugged(), Line() as line:
@@ -76,7 +76,7 @@ def pull_and_put_back(line: Line) -> None:
     line.when("connected", lost, 10)
 
 
-@scenario()
+@scenario(alone=True)
 def stalled_receiver() -> None:
     """300 KB for a receiver that stalls for 2 s: all are taken meanwhile, and arrive whole."""
     size = 300_000
@@ -103,7 +103,7 @@ def stalled_receiver() -> None:
         check("and arrived whole", bytes(line.received) == numbered(size), came=len(line.received))
 
 
-@scenario()
+@scenario(alone=True)
 def stops() -> None:
     """A stop within 0.1 s: of an idle line, from a receiver, under a write that waits, with a full buffer."""
     with plugged():
@@ -174,7 +174,7 @@ def _full(line: Line) -> Callable[[], object]:
     return lambda: None
 
 
-@scenario(limit=60)
+@scenario(limit=120)
 def closing_under_a_write() -> None:
     """100 disconnects while another thread writes: no crash, and each count is true."""
     with plugged():
@@ -219,7 +219,7 @@ def writes_of_four_threads() -> None:
         check("20 messages are whole", sorted(came) == sorted(messages * 5), sizes=[len(line) for line in came])
 
 
-@scenario()
+@scenario(alone=True)
 def write_timeouts() -> None:
     """A write fails after `write_timeout` seconds without progress, with a true count; 0 is soon, not a spin."""
     for timeout in (0.5, 0):
@@ -271,7 +271,7 @@ def words() -> None:
         check("the loss", lost is not None and "unplugged" in str(lost) and lost.errno == errno.ENXIO, lost=lost)
 
 
-@scenario()
+@scenario(alone=True)
 def presence() -> None:
     """What a look at the registry costs, with 20 ports listed."""
     for number in range(20):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,15 +145,16 @@ class Messages:
 
 
 class Windows:
-    """Wine's machine, running, with no port. A context: everything in it has ended on leaving.
+    """A machine of Wine's, running, with no port. A context: everything in it has ended on leaving.
 
     Args:
         cache: The folder that build.sh filled.
         version: Which Python, such as "3.11".
+        name: Of the machine. Machines of different names run at once, each with a registry and ports of its own.
     """
 
-    def __init__(self, cache: str, version: str) -> None:
-        self._prefix = os.path.join(cache, "prefix")
+    def __init__(self, cache: str, version: str, name: str) -> None:
+        self._prefix = os.path.join(cache, f"machine-{name}")
         self._python = os.path.join(cache, f"py{version}", "python.exe")
         self.ports: dict[str, Port] = {}
         self._running: list[subprocess.Popen[bytes]] = []
@@ -167,9 +169,10 @@ class Windows:
         }
 
     def __enter__(self) -> "Windows":
+        self._stop_server()
+        self._make()
         # In the foreground: the server that Wine starts by itself leads a session, so that a pseudo-terminal it opens
         # becomes its controlling terminal, and it dies of SIGHUP at the pull.
-        self._stop_server()
         self._spawn([SERVER, "-f", "-p"], subprocess.DEVNULL)
         # Wine's services would hold the output of the first program open for as long as they live.
         try:
@@ -202,6 +205,19 @@ class Windows:
             if process.stdout is not None:
                 process.stdout.close()
 
+    def _make(self) -> None:
+        """A new machine: the registry as it was built, no ports, and the files that all machines share."""
+        built = os.path.join(os.path.dirname(self._prefix), "prefix")
+        shutil.rmtree(self._prefix, ignore_errors=True)
+        os.makedirs(self.devices)
+        os.makedirs(self.temporary)
+        for name in os.listdir(built):
+            if name.endswith(".reg") or name == ".update-timestamp":
+                shutil.copy2(os.path.join(built, name), self._prefix)
+        os.symlink(os.path.join(built, "drive_c"), os.path.join(self._prefix, "drive_c"))
+        os.symlink("../drive_c", os.path.join(self.devices, "c:"))
+        os.symlink("/", os.path.join(self.devices, "z:"))
+
     def _stop_server(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run([SERVER, "-k"], env=self.environment, capture_output=True, timeout=20, check=False)
@@ -221,6 +237,11 @@ class Windows:
     def devices(self) -> str:
         """The folder of Wine's device names."""
         return os.path.join(self._prefix, "dosdevices")
+
+    @property
+    def temporary(self) -> str:
+        """A folder for files of the machine's own, on this side."""
+        return os.path.join(self._prefix, "temporary")
 
     def python(self, *arguments: str) -> "subprocess.Popen[bytes]":
         """Starts Python in the guest; its output, both kinds, is the pipe `stdout`. (Wine's Python needs pipes.)"""

@@ -15,6 +15,11 @@ def is_loss(error: ConnectionException) -> bool:
     return error.errno in _LOST
 
 
+def was_not_open(error: ConnectionException) -> bool:
+    """Whether a write found no line to go out on, so that certainly nothing of it went out."""
+    return isinstance(error.inner, ConnectionException) or type(error.inner) is ConnectionError
+
+
 def failed(error: ConnectionException) -> serial.SerialException:
     """What a call raises because of a `ConnectionException`; raise it from that."""
     return serial.SerialException(error.errno or errno.EIO, error.message)

@@ -284,6 +284,8 @@ class KeptLine:
 
     def _may_try_again(self, error: ConnectionException) -> bool:
         """Whether certainly nothing went out, so that the message can go out on the next opening."""
+        if errors.was_not_open(error):
+            return True
         counts = ports.scheme_of(self.port) in ("", "usb", "hwgrep", "socket") and sys.platform != "win32"
         return counts and not error.written
 

@@ -1,9 +1,11 @@
 """`cnxman.compat.Serial` when the adapter falls out: each call, and each pair of calls in two threads."""
 
 import errno
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import serial
@@ -188,6 +190,27 @@ def test_write_with_timeout_0_in_an_outage_raises_at_once(port: Serial, device: 
     port.write_timeout = 0
     with pytest.raises(serial.SerialTimeoutException):
         port.write(b"x")
+
+
+def test_write_that_finds_no_line_waits_for_the_next_one(
+    port: Serial, device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the loss was told; also where a write that fails does not tell how much went out, as on Windows."""
+    monkeypatch.setattr(kept_line, "sys", SimpleNamespace(platform="win32", is_finalizing=sys.is_finalizing))
+    closed, write, tries = SerialConnection(device.port), port.connection.write, []
+
+    def find_none(data: bytes) -> int:
+        tries.append(data)
+        if len(tries) > 1:
+            return write(data)
+        device.unplug()
+        device.plug()
+        return closed.write(data)
+
+    monkeypatch.setattr(port.connection, "write", find_none)
+    assert port.write(b"*IDN?\n") == 6
+    assert port.readline() == b"ACME\n"
+    assert device.received == b"*IDN?\n"
 
 
 def test_write_that_finds_the_line_lost_goes_out_on_the_next_one(

@@ -77,6 +77,9 @@ class Calls(Protocol):
     def in_waiting(self, port: serial.Serial) -> int:
         """How many bytes wait to be read."""
 
+    def taken(self, port: serial.Serial) -> int:
+        """How many bytes the read under way has taken already, which it has yet to return, as far as can be told."""
+
     def explain(self, error: Exception) -> Exception:
         """The error, in a form that says its number."""
 
@@ -103,6 +106,7 @@ class CallLine:
         self._read_lock = threading.Lock()  # held by the thread that waits for something to read
         self._ahead = b""  # what a wait has read
         self._reading_since: float | None = None
+        self._is_reading = False
         self._write_until: float | None = None
         self._write_under_way = False
         self._lost: Exception | None = None
@@ -159,7 +163,11 @@ class CallLine:
                 raise self._lost
             try:
                 with self._call():
-                    self._ahead = self._calls.read(self.port)
+                    self._is_reading = True
+                    try:
+                        self._ahead = self._calls.read(self.port)
+                    finally:  # only now, when a look finds it ahead
+                        self._is_reading = False
             except Exception as error:
                 if self.stopped:
                     return 0
@@ -192,8 +200,17 @@ class CallLine:
         return 0
 
     def in_waiting(self) -> int:
-        """See `ReadableLine.in_waiting`. It may overlook a byte that is being read this very moment."""
-        return len(self._ahead) or self._calls.in_waiting(self.port)
+        """See `ReadableLine.in_waiting`. Of a line that is lost, it says first what was read before."""
+        try:  # asked in the direction in which bytes go: so none is overlooked
+            return self._calls.in_waiting(self.port) or self._in_hand()
+        except Exception:
+            if in_hand := self._in_hand():
+                return in_hand
+            raise
+
+    def _in_hand(self) -> int:
+        """How many bytes were read from the port, and not handed on yet."""
+        return (self._calls.taken(self.port) if self._is_reading else 0) or len(self._ahead)
 
     # -- writing ------------------------------------------------------------------------------------------
 

@@ -109,6 +109,10 @@ class UrlCalls:
         """See `Calls.in_waiting`."""
         return int(port.in_waiting)
 
+    def taken(self, port: serial.Serial) -> int:  # noqa: ARG002 (none of them tells)
+        """See `Calls.taken`."""
+        return 0
+
     def explain(self, error: Exception) -> Exception:
         """See `Calls.explain`. `socket://` says no number when the other end has closed the connection."""
         if self._is_socket and isinstance(error, serial.SerialException) and not _has_number(error):

@@ -6,6 +6,7 @@ it, and tells. What a blocked read does not notice is found by a look each secon
 """
 
 import errno
+import os
 import sys
 
 import serial
@@ -16,6 +17,9 @@ from cnxman._line.windows_errors import is_no_loss, windows_error
 
 EMPTY_READS = 100
 """So many times in a row a read may end without data, an error or a reason."""
+
+STATUS_PENDING = 0x103
+"""What Windows writes into a call's OVERLAPPED for as long as the call is under way."""
 
 
 def is_windows_port(port: serial.Serial) -> bool:
@@ -104,6 +108,13 @@ class WindowsCalls:
                 return 0
             raise
 
+    def taken(self, port: serial.Serial) -> int:
+        """See `Calls.taken`. Before it has begun, a read may seem to have taken what the last one did."""
+        overlapped = getattr(port, "_overlapped_read", None)
+        return int(overlapped.InternalHigh) if overlapped is not None and overlapped.Internal != STATUS_PENDING else 0
+
     def explain(self, error: Exception) -> Exception:
-        """See `Calls.explain`."""
+        """See `Calls.explain`. Between two calls, a port that was closed is found so by pyserial itself."""
+        if isinstance(error, serial.PortNotOpenError):
+            return OSError(errno.EBADF, os.strerror(errno.EBADF))
         return windows_error(error, opening=False) or error

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from cnxman._line import calls, kinds, line_watch
 from cnxman._line.calls import CallLine
 from cnxman._line.errors import HangUpError, SilenceError
 from cnxman._line.port import IncompleteWriteError
-from cnxman._line.windows import EMPTY_READS, is_windows_port, windows_line
+from cnxman._line.windows import EMPTY_READS, STATUS_PENDING, is_windows_port, windows_line
 from cnxman._line.windows_errors import WindowsPortError
 from cnxman.serial import SerialListener
 from tests.kit.managers import Caller, wait_until
@@ -45,6 +46,7 @@ class WindowsPort:
         self.reads = 0
         self.deaf = 0  # so many cancels go unheard
         self.crashed = False
+        self._overlapped_read: SimpleNamespace | None = None
         self._input = bytearray()
         self._change = threading.Condition()
         self._pending: dict[str, bool] = {}  # what is under way, and whether it was cancelled
@@ -273,6 +275,35 @@ def test_loss_after_data_comes_after_the_data(port: WindowsPort, heard: Heard) -
     port.feed(b"x")
     heard.wait_lost()
     assert heard.data == b"x"
+
+
+def test_what_a_read_has_taken_waits_too(port: WindowsPort, line: CallLine) -> None:
+    """A read may have its byte when the thread that waits for it has not run yet."""
+    port._overlapped_read = SimpleNamespace(Internal=0, InternalHigh=1)  # as the last read has left it
+    assert line.in_waiting() == 0
+    reading = Caller(line.wait)
+    wait_until(lambda: port.is_pending("read"), "it reads")
+    port._overlapped_read.Internal = STATUS_PENDING
+    assert line.in_waiting() == 0
+    port._overlapped_read.Internal = 0
+    assert line.in_waiting() == 1
+    port.feed(b"x")
+    assert reading.join() == 1
+    port._overlapped_read.InternalHigh = 0
+    assert line.in_waiting() == 1, "it is ahead now"
+    port.fail("in_waiting", serial.SerialException(GONE))
+    assert line.in_waiting() == 1, "it comes before the loss"
+    with line.lock:
+        assert line.read_available(1) == b"x"
+    with pytest.raises(serial.SerialException):
+        line.in_waiting()
+
+
+def test_port_that_is_closed_between_two_reads_says_so(port: WindowsPort, heard: Heard) -> None:
+    port.fail("read", serial.PortNotOpenError())
+    error = heard.wait_lost()
+    assert error.errno == errno.EBADF
+    assert "closed by another part of this program" in str(error)
 
 
 @pytest.mark.parametrize("silence", [0.1, 1.2])

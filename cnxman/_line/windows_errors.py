@@ -39,6 +39,9 @@ _USING = {**dict.fromkeys(_PULLED, _GONE), **dict.fromkeys((2, 3), _GONE), 6: _C
 
 _INVALID_PARAMETER = 87
 
+_SOCKETS = range(10000, 12000)
+"""Numbers of sockets' errors: Python's own errno names them, as on other systems."""
+
 
 class WindowsPortError(OSError):
     """What Windows said: `errno` and `strerror` as on other systems, with a hint, and `number` is Windows' own."""
@@ -85,7 +88,7 @@ def _found(error: BaseException) -> Iterator[tuple[int, int, str]]:
         number = getattr(link, "winerror", None)
         if isinstance(link, WindowsPortError):
             yield link.errno or 0, link.number, text
-        elif isinstance(link, OSError) and isinstance(number, int):
+        elif isinstance(link, OSError) and isinstance(number, int) and number not in _SOCKETS:
             yield link.errno or 0, number, text
         elif found := list(_REPR.finditer(text)):
             yield int(found[-1][1]), int(found[-1][2]), text

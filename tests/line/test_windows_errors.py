@@ -136,6 +136,13 @@ def test_winerror_of_an_exception_counts() -> None:
     assert found.errno == errno.EBUSY
 
 
+def test_sockets_error_keeps_the_errno_that_python_has_for_it() -> None:
+    error = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    error.winerror = 10061  # type: ignore[attr-defined]  # on Windows it is there
+    assert windows_error(error, opening=True) is None
+    assert windows_error(error, opening=False) is None
+
+
 @pytest.mark.parametrize(
     "error",
     [

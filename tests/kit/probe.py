@@ -7,6 +7,7 @@ from typing import Any
 import serial
 
 from cnxman import ConnectionManager, SerialConnection
+from cnxman._line.calls import CallLine
 
 
 def port_of(connection: SerialConnection) -> serial.Serial:
@@ -28,8 +29,9 @@ def source_of(connection: SerialConnection) -> Any:
 
 
 def waits_to_write(connection: SerialConnection) -> bool:
-    """Whether a writer waits for room on the line."""
-    return bool(line_of(connection)._writers)
+    """Whether a writer waits for room on the line; on Windows, whether one is writing."""
+    line = line_of(connection)
+    return line._write_under_way if isinstance(line, CallLine) else bool(line._writers)
 
 
 def is_writing(connection: SerialConnection) -> bool:

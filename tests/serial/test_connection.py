@@ -1063,7 +1063,7 @@ def test_a_write_after_a_pull_fails_with_its_cause(pty: Pty, connection: SerialC
     with pytest.raises(ConnectionException, match="is not connected") as failed:
         connection.write(b"x")
     assert failed.value.inner is connection.last_error
-    assert failed.value.errno == errno.EIO
+    assert failed.value.errno in (errno.EIO, errno.ENXIO)  # the latter on Windows
 
 
 def test_a_write_to_a_stalled_line_fails_after_write_timeout_and_says_how_much_went_out(pty: Pty) -> None:

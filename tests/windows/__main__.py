@@ -141,9 +141,7 @@ def main() -> int:
         suite = Suite(arguments.cache, version, logs) if with_suite else None
         run_all(arguments.cache, version, logs, [name for name in names if not SCENARIOS[name].alone], report)
         if suite is not None:
-            say(
-                "suite: the ordinary tests, on ports that the host lends; they ran beside the scenarios since the last figure"
-            )
+            say("suite: the ordinary tests, on ports that the host lends, which ran beside the scenarios above")
             for passed, last, log in suite.results():
                 report.check(last, passed, {} if passed else {"see": log})
     report.table()

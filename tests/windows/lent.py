@@ -110,6 +110,7 @@ class Pty(Lent):
 for module in (cnxman.testing, cnxman.testing.device):
     module.SimulatedDevice = SimulatedDevice  # type: ignore[attr-defined]
 tests.kit.lines.Pty = Pty  # type: ignore[misc, assignment]
+tests.kit.lines.WITH_LOGGING += "import tests.windows.lent\n"  # so in what a test runs in a process of its own
 
 
 @pytest.fixture

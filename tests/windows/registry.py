@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Scenario(NamedTuple):
-    """`limit` is how long a scenario may take, in seconds; `alone` says that it measures, and needs the machine for it."""
+    """`limit` is how long a scenario may take, in seconds; `alone` whether nothing may run beside it."""
 
     body: Callable[[], None]
     limit: float

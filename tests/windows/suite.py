@@ -49,6 +49,12 @@ LEFT_OUT = {
         "test_the_manager_does_as_the_model",
         "test_any_text_is_read_or_refused_and_nothing_else",
         "test_statistics_may_be_asked_for_at_any_moment",
+        "test_eight_threads_at_once",
+        "test_200_listeners_leave_nothing_behind",
+        "test_200_pulls_are_200_read_errors",  # as the rig's own scenario
+        "(test_threads and test_a_script_that_ends_without_tearing_down)",
+        "test_everything_at_once_ends_and_leaves_nothing",
+        "(test_each_pair_of_calls_ends and unplug and read and not reset)",
     ),
     "is about descriptors, /proc or a node": (
         "test_a_descriptor_that_became_somebody_elses_is_left_alone",
@@ -69,6 +75,9 @@ LEFT_OUT = {
         "test_the_drivers_counters_are_given_under_their_names",
         "test_it_is_read_as_fast_as_a_plain_port",
         "test_who_holds_an_adapter_is_told_of_its_url_too",
+        "test_the_hint_for_a_forbidden_adapter_is_that_of_its_node",
+        "test_the_link_that_udev_named_after_the_adapter",
+        "(test_what_cannot_be_opened_is_false and (make_folder or make_null))",
         "test_the_presence_of_a_node",  # of a port in Windows' registry: test_ports_on_windows
         "test_an_adapter_is_looked_up_only_after_dev_has_changed",
         "test_a_time_stamp_that_is_young_is_not_relied_on",

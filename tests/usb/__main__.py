@@ -9,32 +9,21 @@ import sys
 import time
 from collections import defaultdict
 
-from .rig import CHECKOUT, HERE, Message, Rig, RigError
+from tests.kit.rigs import Checks, RigError, say
+
+from .rig import CHECKOUT, HERE, Rig
 from .scenarios import SCENARIOS
 
 BOOT_LIMIT = 90.0
 NAMES = {"loss": "loss noticed after", "return": "connected after the node's return"}
 
 
-def say(text: str) -> None:
-    """Prints a line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-class Report:
+class Report(Checks):
     """What the scenarios told."""
 
     def __init__(self) -> None:
-        self.failures = 0
+        super().__init__()
         self.figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-
-    def check(self, name: str, ok: bool, facts: Message) -> None:
-        """Prints a check, and what speaks against it."""
-        self.failures += not ok
-        say(f"  {'ok  ' if ok else 'FAIL'}  {name}")
-        for key, fact in facts.items():
-            say("\n".join(f"          {line}" for line in f"{key}: {fact}".splitlines()))
 
     def table(self) -> None:
         """Prints the figures, and beside the two that cnxman promises whether they held.

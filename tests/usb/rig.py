@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import select
 import shutil
 import socket
 import subprocess
@@ -18,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.kit.rigs import Message, Messages, RigError
+
 from .cpio import Cpio
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -26,12 +27,6 @@ ADAPTERS = ("dev0", "dev1")  # in the USB ports 1 and 2; each is also the name o
 CONTROL = re.compile(r"usb_serial_handle_control dev \d+:\d+ got control 0x(\w+), value 0x(\w+)")
 BAUD = re.compile(r"usb_serial_set_baud dev \d+:\d+ baud rate (\d+)")
 SET_MODEM_LINES = 0x4001  # FTDI's request: the low byte holds DTR and RTS, the high byte which of them are meant
-
-Message = dict[str, Any]
-
-
-class RigError(Exception):
-    """The rig itself failed, not what it tests."""
 
 
 def dial(path: str) -> socket.socket:
@@ -48,39 +43,6 @@ def dial(path: str) -> socket.socket:
             time.sleep(0.02)
         else:
             return sock
-
-
-class Messages:
-    """JSON, one message a line, over a socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._pending = b""
-
-    def put(self, message: Message) -> None:
-        """Sends a message."""
-        with contextlib.suppress(ConnectionError):  # get() tells it
-            self._sock.sendall(json.dumps(message).encode() + b"\n")
-
-    def get(self, give_up: float) -> Message:
-        """The next message; RigError when none is there by `give_up`, in seconds of the monotonic clock."""
-        while b"\n" not in self._pending:
-            if not select.select([self._sock], [], [], max(0.0, give_up - time.monotonic()))[0]:
-                raise RigError("no message in time")
-            try:
-                data = self._sock.recv(65536)
-            except ConnectionError:
-                data = b""
-            if not data:
-                raise RigError("QEMU has ended")
-            self._pending += data
-        line, self._pending = self._pending.split(b"\n", 1)
-        message: Message = json.loads(line)
-        return message
-
-    def close(self) -> None:
-        """Closes the socket."""
-        self._sock.close()
 
 
 class Wire:
@@ -179,8 +141,8 @@ class Rig:
                 stdout=log,
                 stderr=log,
             )
-        self.guest = Messages(dial(f"{self._sockets}/guest"))
-        self._monitor = Messages(dial(f"{self._sockets}/monitor"))
+        self.guest = Messages(dial(f"{self._sockets}/guest"), "QEMU")
+        self._monitor = Messages(dial(f"{self._sockets}/monitor"), "QEMU")
         self._monitor.get(time.monotonic() + 10)
         self._order("qmp_capabilities")
         self._wires["dev0"] = Wire(f"{self._sockets}/dev0")

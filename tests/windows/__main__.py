@@ -11,33 +11,22 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
-from .rig import CHECKOUT, HERE, Guest, Message, RigError, Windows
+from tests.kit.rigs import Checks, RigError, say
+
+from .rig import CHECKOUT, HERE, Guest, Windows
 from .scenarios import SCENARIOS
 from .suite import Suite
 
 VERSIONS = ("3.11", "3.12", "3.13")
 
 
-def say(text: str) -> None:
-    """Prints a line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-class Report:
+class Report(Checks):
     """What the scenarios told."""
 
     def __init__(self) -> None:
-        self.failures = 0
+        super().__init__()
         self._figures: dict[tuple[str, str], list[float]] = defaultdict(list)
         self._most: dict[tuple[str, str], float | None] = {}
-
-    def check(self, name: str, ok: bool, facts: Message) -> None:
-        """Prints a check, and what speaks against it."""
-        self.failures += not ok
-        say(f"  {'ok  ' if ok else 'FAIL'}  {name}")
-        for key, fact in facts.items():
-            say("\n".join(f"          {line}" for line in f"{key}: {fact}".splitlines()))
 
     def figure(self, name: str, unit: str, value: float, most: float | None) -> None:
         """Keeps a figure for the table; one that is above its bound is a failure."""

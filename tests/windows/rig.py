@@ -1,7 +1,6 @@
 """The host's half: Wine, COM ports that can be pulled out, what the guest asks for."""
 
 import contextlib
-import json
 import os
 import select
 import shutil
@@ -9,10 +8,11 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import tty
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from tests.kit.rigs import Message, Messages, RigError
 
 from .data import numbered
 
@@ -20,12 +20,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 CHECKOUT = os.path.dirname(os.path.dirname(HERE))
 SERVER = "/usr/lib/wine/wineserver64"  # (Debian's `wineserver` is a script around it that has it end by itself)
 MAIN = "from tests.windows import guest; guest.main()"
-
-Message = dict[str, Any]
-
-
-class RigError(Exception):
-    """The rig itself failed, not what it tests."""
 
 
 class Port:
@@ -109,39 +103,6 @@ class Port:
             thread.join(5)
         for descriptor in (self._slave, self._master, self._bell, self._ring):
             os.close(descriptor)
-
-
-class Messages:
-    """JSON, one message a line, over a socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._pending = b""
-
-    def put(self, message: Message) -> None:
-        """Sends a message."""
-        with contextlib.suppress(ConnectionError):  # get() tells it
-            self._sock.sendall(json.dumps(message).encode() + b"\n")
-
-    def get(self, give_up: float) -> Message:
-        """The next message; RigError when none is there by `give_up`, in seconds of the monotonic clock."""
-        while b"\n" not in self._pending:
-            if not select.select([self._sock], [], [], max(0.0, give_up - time.monotonic()))[0]:
-                raise RigError("no message in time")
-            try:
-                data = self._sock.recv(65536)
-            except ConnectionError:
-                data = b""
-            if not data:
-                raise RigError("the guest has ended")
-            self._pending += data
-        line, self._pending = self._pending.split(b"\n", 1)
-        message: Message = json.loads(line)
-        return message
-
-    def close(self) -> None:
-        """Closes the socket."""
-        self._sock.close()
 
 
 class Windows:
@@ -274,7 +235,7 @@ class Guest:
             self._log = threading.Thread(target=self._keep, args=(log,), daemon=True)
             self._log.start()
             try:
-                self._messages = Messages(server.accept()[0])
+                self._messages = Messages(server.accept()[0], "the guest")
             except TimeoutError as error:
                 raise RigError(f"the guest does not begin; what it says is in {log}") from error
 

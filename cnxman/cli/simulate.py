@@ -17,7 +17,7 @@ from cnxman.cli.stdio import STDIN, STDOUT, read_some
 from cnxman.cli.terminal import is_ours
 from cnxman.testing import SimulatedDevice
 
-with contextlib.suppress(ImportError):  # Windows, where there is no simulated device either
+with contextlib.suppress(ImportError):  # Windows, where no device can be played for other programs
     import fcntl
 
 ANSWERS = {
@@ -122,7 +122,7 @@ def run(options: Options) -> int:
     """
     events = Events(STDOUT)
     try:
-        device = SimulatedDevice()
+        device = SimulatedDevice(by_url=False)  # by URL, no other program could open it
     except (NotImplementedError, OSError) as error:
         events.answer("error", str(error))
         return 1

@@ -12,7 +12,6 @@ from .data import numbered
 from .guest import PORT, ask, check, figure, now, plugged, wait_for
 from .registry import scenario
 
-
 COMMANDS = (
     ("--version", 0, b"cnxman "),
     ("ports", 0, b""),

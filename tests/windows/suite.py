@@ -88,6 +88,10 @@ LEFT_OUT = {
         "test_when_all_that_came_was_told",
         "test_a_line_that_is_closed_between_two_parts_of_a_write",
     ),
+    "looks at the far end by `select`": (
+        "test_a_write_to_a_stalled_line_fails_after_write_timeout_and_says",  # the rig's own scenario says it
+        "test_a_write_is_not_sent_again_after_an_outage",
+    ),
     "is about POSIX signals": (
         "test_ctrl_c_while_waiting_for_ones_turn",
         "test_a_signal_handler_may_call_the_manager_while_its_thread_waits",
@@ -112,7 +116,9 @@ LEFT_OUT = {
         "test_exclusive_set_while_open_is_kept_over_an_outage",
         "test_a_line_without_modem_lines_says_so",
         "test_modem_lines_a_pty_has_not_raise_with_errno",
-        "test_a_write_to_a_stalled_line_fails_after_write_timeout_and_says",  # selects the far end; see the rig's own
+        "test_reset_input_buffer_forgets_all_that_came",  # a read that a purge robs of its data says that the pipe is broken
+        "test_read_with_timeout_0_takes_what_has_arrived",  # to be asked is not enough for what waits in Linux' kernel
+        "test_in_waiting_counts_what_has_arrived",
     ),
     "needs what a write on Windows does not tell: that certainly nothing went out": (
         "test_write_that_finds_the_line_lost_goes_out_on_the_next_one",
@@ -134,7 +140,7 @@ def run_part(cache: str, version: str, part: str, log: str) -> tuple[bool, str]:
             "-rs",
             "-o",
             "addopts=--strict-markers",
-            "--timeout=60",
+            "--timeout=180",
             "--durations=25",
             folder,
             "-k",

@@ -265,6 +265,9 @@ class CallLine:
     def look(self) -> float:
         """See `WatchedLine.look`."""
         if not self.is_open:
+            if self._under_way:  # it began so late that the stop has given up
+                self._cancel(self._calls.cancel_read)
+                self._cancel(self._calls.cancel_write)
             return LOOK_INTERVAL
         if self._reading_since is not None and self._lost is None:
             self._check()

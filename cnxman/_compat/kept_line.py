@@ -73,13 +73,13 @@ class KeptLine:
         self._cancels = 0
         self._has_warned = False
         signals = SerialConnection.Signals
-        self._undo = [
-            connection.subscribe(self._on_closed, signals.CLOSED),
-            connection.subscribe(self._on_opened, signals.OPENED),
-            connection.subscribe(self._on_data, signals.DATA_RECEIVED),
-            manager.subscribe(self._on_state),
-        ]
-        with self.buffer.lock:  # whatever is told from now on changes these after they were set
+        with self.buffer.lock:  # whatever is told from now on changes what is set here, and after it was set
+            self._undo = [
+                connection.subscribe(self._on_closed, signals.CLOSED),
+                connection.subscribe(self._on_opened, signals.OPENED),
+                connection.subscribe(self._on_data, signals.DATA_RECEIVED),
+                manager.subscribe(self._on_state),
+            ]
             self._opening = 0
             self._has_port = connection.is_connected
             self._is_connected = manager.is_connected

@@ -12,7 +12,7 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import serial
@@ -864,6 +864,24 @@ def test_over_waits_with_writes_until_prepared(meter: SimulatedDevice) -> None:
         writing.join()
         meter.wait_received(b"READ\n")
         assert meter.received == b"START\nREAD\n"
+
+
+def test_line_that_opens_while_an_object_is_made_over_it_counts(
+    meter: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = SerialConnection(meter.port)
+    subscribe, telling = connection.subscribe, []
+
+    def subscribe_and_open(receiver: Callable[[], None], signal: object) -> Callable[[], None]:
+        undo = subscribe(receiver, signal)
+        if signal is SerialConnection.Signals.OPENED:
+            telling.append(Caller(receiver))
+            telling[0].done.wait(0.1)  # it must wait until the object is made
+        return undo
+
+    monkeypatch.setattr(connection, "subscribe", subscribe_and_open)
+    Serial.over(ConnectionManager(connection))
+    telling[0].join()
 
 
 def test_prepare_that_hears_nothing_may_end_before_opened_is_told(meter: SimulatedDevice) -> None:

@@ -116,7 +116,6 @@ def test_a_setting_that_makes_no_sense_is_refused_at_construction(setting: str, 
 @pytest.mark.parametrize(
     ("keyword", "value", "kind"),
     [
-        ("buffer_size", 0, ValueError),
         ("buffer_size", -5, ValueError),
         ("buffer_size", 1.5, TypeError),
         ("buffer_size", True, TypeError),

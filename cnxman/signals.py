@@ -15,7 +15,7 @@ import inspect
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -123,8 +123,8 @@ class Emitter:
         self._signal = signal
         self._dispatch = dispatch or Dispatch()
         self._subscriptions = _subscriptions_of(sender)
-        self._found: list[Receiver] = []
-        self._targets: list[_Target] = []
+        self._found: Sequence[Receiver] = ()
+        self._targets: Sequence[_Target] = ()
 
     def send(self, **named: object) -> None:
         """Call every receiver, from a snapshot. See `send`."""

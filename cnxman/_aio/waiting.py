@@ -23,9 +23,9 @@ class Sleeper:
     """What a task sleeps on, by `yield sleeper`, until `wake` runs the task at once, within its call.
 
     A future has the loop run the task in the next round, and that round costs more than reading a short packet does.
-    This is what `asyncio.isfuture` calls a Future-like object. Calls from a task into Python cost as well, so it does
-    without two of them: a task looks at `_loop` where there is no `get_loop`, and one that is woken is given a future
-    that is done, to ask for its result.
+    This is what `asyncio.isfuture` calls a Future-like object. Calls from a task into Python cost as well, so there are
+    two fewer: a task looks at `_loop` where there is no `get_loop`, and a task that is woken is given a future that is
+    done, whose result it gets without one.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_context", "_done", "_loop", "data", "run")
@@ -33,10 +33,10 @@ class Sleeper:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = False  # as a future has it: set before the yield, and reset by the task
-        self.data = b""
-        """What `wake` was given."""
         self._done: asyncio.Future[None] = loop.create_future()
         self._done.set_result(None)
+        self.data = b""
+        """What `wake` was given."""
         self.run: Callable[[object], object] | None = None
         """Runs the task that sleeps; None while there is none."""
         self._context: contextvars.Context
@@ -94,7 +94,7 @@ class AsyncReceiveQueue(ReceiveQueue):
     ) -> None:
         self.loop = loop
         self._sleeper = Sleeper(loop)  # of the first task that sleeps; mostly there is no other
-        self._other_sleepers: list[Sleeper] = []
+        self._other_sleepers: tuple[Sleeper, ...] = ()
         self.on_arrival: Callable[[], object] = self._wake
         """Called in the loop when something has come, if `is_awaited`. By itself it wakes the tasks in `sleep`."""
         self.take_directly: Callable[[bytes], object] = self._give
@@ -150,8 +150,8 @@ class AsyncReceiveQueue(ReceiveQueue):
         sleeper = self._sleeper
         if sleeper.run is not None:
             sleeper = Sleeper(self.loop)
-            others = [other for other in self._other_sleepers if other.run is not None]  # not those cancelled
-            self._other_sleepers = [*others, sleeper]
+            others = (other for other in self._other_sleepers if other.run is not None)  # not those cancelled
+            self._other_sleepers = (*others, sleeper)
         self.is_ready = True
         sleeper._asyncio_future_blocking = True
         yield sleeper
@@ -159,7 +159,7 @@ class AsyncReceiveQueue(ReceiveQueue):
         return data
 
     def _wake(self) -> None:
-        others, self._other_sleepers, self.is_ready = self._other_sleepers, [], False
+        others, self._other_sleepers, self.is_ready = self._other_sleepers, (), False
         self._sleeper.wake()
         for sleeper in others:
             sleeper.wake()

@@ -1,6 +1,6 @@
 """The console and the pipes of Windows, where they differ from a terminal and pipes elsewhere."""
 
-import ctypes
+import os
 from importlib import import_module
 from typing import Any
 
@@ -35,6 +35,9 @@ class WindowsConsole:
     """
 
     def __init__(self, kernel32: Any, msvcrt: Any) -> None:
+        # Loaded only here: libffi keeps its file open, under the lowest free number, which may be a standard input's that
+        # the caller closed (see `open_the_missing`).
+        self._ctypes = import_module("ctypes")
         self._kernel32 = kernel32
         self._msvcrt = msvcrt
         self._before: list[tuple[int, int]] = []
@@ -93,27 +96,28 @@ class WindowsConsole:
 
     def is_abandoned(self, pipe: int) -> bool:
         """Whether nobody reads this pipe any more: then even writing nothing fails."""
-        written = ctypes.c_ulong()
-        handle = ctypes.c_void_p(self._msvcrt.get_osfhandle(pipe))
-        return not self._kernel32.WriteFile(handle, b"", 0, ctypes.byref(written), None)
+        written = self._ctypes.c_ulong()
+        handle = self._ctypes.c_void_p(self._msvcrt.get_osfhandle(pipe))
+        return not self._kernel32.WriteFile(handle, b"", 0, self._ctypes.byref(written), None)
 
     def _mode(self, descriptor: int) -> int | None:
-        mode = ctypes.c_ulong()
+        mode = self._ctypes.c_ulong()
         try:
-            handle = ctypes.c_void_p(self._msvcrt.get_osfhandle(descriptor))
+            handle = self._ctypes.c_void_p(self._msvcrt.get_osfhandle(descriptor))
         except OSError:
             return None
-        return mode.value if self._kernel32.GetConsoleMode(handle, ctypes.byref(mode)) else None
+        return mode.value if self._kernel32.GetConsoleMode(handle, self._ctypes.byref(mode)) else None
 
     def _set_mode(self, descriptor: int, mode: int) -> int:
-        handle = ctypes.c_void_p(self._msvcrt.get_osfhandle(descriptor))
-        return int(self._kernel32.SetConsoleMode(handle, ctypes.c_ulong(mode)))
+        handle = self._ctypes.c_void_p(self._msvcrt.get_osfhandle(descriptor))
+        return int(self._kernel32.SetConsoleMode(handle, self._ctypes.c_ulong(mode)))
 
 
 def find_console() -> WindowsConsole | None:
     """Windows' console; None on other systems."""
-    library = getattr(ctypes, "WinDLL", None)
-    return None if library is None else WindowsConsole(library("kernel32"), import_module("msvcrt"))
+    if os.name != "nt":
+        return None
+    return WindowsConsole(import_module("ctypes").WinDLL("kernel32"), import_module("msvcrt"))
 
 
 console = find_console()

@@ -1,6 +1,7 @@
 """The parts of the command by themselves: keys, line ends, shapes, what is held back, and what other systems lack."""
 
 import argparse
+import ctypes
 import errno
 import importlib
 import os
@@ -8,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import types
 from datetime import date
 from types import SimpleNamespace
 
@@ -691,7 +693,8 @@ def test_windows_pipe_that_nobody_reads_ends_the_command(windows, monkeypatch):
 def test_console_of_windows_is_found_by_ctypes(monkeypatch):
     assert console_module.find_console() is None
     monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt())
-    monkeypatch.setattr(console_module.ctypes, "WinDLL", lambda name: Kernel32(1), raising=False)
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name: Kernel32(1), raising=False)
+    monkeypatch.setattr(console_module, "os", types.SimpleNamespace(name="nt"))
     assert console_module.find_console().is_console(1)
 
 

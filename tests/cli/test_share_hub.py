@@ -5,6 +5,7 @@ import os
 import queue
 import select
 import socket
+import termios
 import threading
 import time
 from pathlib import Path
@@ -362,14 +363,19 @@ def test_a_pty_that_is_full_takes_nothing(terminal):
 
 def test_a_speed_that_can_not_be_asked_for_is_given_as_it_is_coded(terminal, monkeypatch):
     pty = terminal()
+    slave = slave_of(pty)
+    flags = termios.tcgetattr(slave)
+    flags[4] = flags[5] = termios.B9600
+    termios.tcsetattr(slave, termios.TCSANOW, flags)
 
     def refuse(*_):
         raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
 
     monkeypatch.setattr(pty_module.fcntl, "ioctl", refuse)
     monkeypatch.setattr(pty_module, "_SPEEDS", {})
-    assert pty.new_settings().baudrate == pty_module.termios.B50
+    assert pty.new_settings().baudrate == termios.B9600
     monkeypatch.undo()
+    os.close(slave)
     pty.close()
 
 

@@ -204,7 +204,7 @@ def run_script(script: str, *arguments: str, as_nobody: bool = False, timeout: f
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WITH_LOGGING + script, *arguments],
+        [sys.executable, "-B", "-W", "error", "-c", WITH_LOGGING + script, *arguments],  # nothing is written but by it
         capture_output=True,
         check=False,
         text=True,

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 
 from tests.kit.rigs import Checks, RigError, say
 
@@ -84,18 +83,6 @@ def run_all(cache: str, version: str, logs: str, names: list[str], report: Repor
             names = names[run_scenarios(windows, log, names, report) :]
 
 
-@contextlib.contextmanager
-def priority() -> Iterator[None]:
-    """Before others that are busy on this machine, as far as this user may: what is measured is not their doing."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, before - 10)
-    try:
-        yield
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, before)
-
-
 def main() -> int:
     """Runs the command; returns its exit status: 0 only when every check holds."""
     parser = argparse.ArgumentParser(prog="python -m tests.windows", description=__doc__)
@@ -121,18 +108,19 @@ def main() -> int:
     shutil.rmtree(logs, ignore_errors=True)
     os.makedirs(logs)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing in the guest is left running
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)  # before others that are busy on this machine: what is measured is not their doing
     started, report = time.monotonic(), Report()
     for version in versions:
         names = [name for name in arguments.scenarios or SCENARIOS if name != "suite"]
-        with priority():
-            run_all(arguments.cache, version, logs, [name for name in names if SCENARIOS[name].alone], report)
+        run_all(arguments.cache, version, logs, [name for name in names if SCENARIOS[name].alone], report)
         with_suite = not arguments.scenarios or "suite" in arguments.scenarios
         suite = Suite(arguments.cache, version, logs) if with_suite else None
         run_all(arguments.cache, version, logs, [name for name in names if not SCENARIOS[name].alone], report)
         if suite is not None:
             say("suite: the ordinary tests, on ports that the host lends, which ran beside the scenarios above")
-            for passed, last, log in suite.results():
-                report.check(last, passed, {} if passed else {"see": log})
+            for passed, said, log in suite.results():
+                report.check(said.splitlines()[-1], passed, {} if passed else {"see": log, "failed": said})
     report.table()
     say(f"\n{report.failures or 'no'} failures, {time.monotonic() - started:.0f} s; logs are in {logs}")
     return 1 if report.failures else 0

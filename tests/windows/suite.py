@@ -134,14 +134,14 @@ CHOSEN = " and ".join(f"not {name}" for names in LEFT_OUT.values() for name in n
 
 
 def run_part(cache: str, version: str, part: str, log: str) -> tuple[bool, str]:
-    """Runs a part of the tests; returns whether they passed, and pytest's last line."""
+    """Runs a part of the tests; returns whether they passed, and what pytest says in the end."""
     with Windows(cache, version, f"suite-{part}") as windows, Lender(windows.devices) as lender:
         windows.environment["LENDER"] = lender.address
         plugins = ("-p", "tests.windows.lent", "-p", "no:cacheprovider")
         folder = f"--basetemp={in_windows(windows.temporary)}"
         options = (
             "-q",
-            "-rs",
+            "-rfEs",
             "-o",
             "addopts=--strict-markers",
             "--timeout=180",
@@ -159,15 +159,15 @@ def run_part(cache: str, version: str, part: str, log: str) -> tuple[bool, str]:
             while data := os.read(process.stdout.fileno(), 65536):
                 file.write(data)
                 file.flush()
-                said = (said + data)[-4000:]
+                said = (said + data)[-50_000:]
         killer.cancel()
         try:
             status = process.wait(10)
         except subprocess.TimeoutExpired:
             return False, "pytest does not end"
     lines = said.decode(errors="replace").splitlines() or [""]
-    last = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error)", line)), lines[-1])
-    return status == 0 and "passed" in last, last.strip("= \r")
+    told = [line for line in lines if re.match(r"(FAILED|ERROR) |=* *\d+ (passed|failed|error)", line)] or lines[-1:]
+    return status == 0 and "passed" in told[-1], "\n".join(line.strip("= \r") for line in told)
 
 
 class Suite:
@@ -189,7 +189,7 @@ class Suite:
         self._results[part] = (*result, log)
 
     def results(self) -> Iterator[tuple[bool, str, str]]:
-        """Waits for each part: whether it passed, pytest's last line, and where all it said is."""
+        """Waits for each part: whether it passed, what pytest says in the end, and where all it said is."""
         for part, thread in zip(PARTS, self._threads, strict=True):
             thread.join()
             yield self._results[part]

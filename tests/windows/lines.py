@@ -302,6 +302,7 @@ def asyncio_face() -> None:
             check("frames come", [await anext(frames), await anext(frames)] == [b"0000000", b"0000001"])
             check("all is written", await line.write(b"x" * 100) == 100)
             await asyncio.to_thread(pull)
+            await asyncio.to_thread(wait_for, lambda: not manager.is_connected, "the loss")
             await asyncio.to_thread(plug)
             check("the line is back", await asyncio.to_thread(manager.wait_until_connected, 5))
             await asyncio.to_thread(ask, "send", PORT, 8)

@@ -126,6 +126,7 @@ LEFT_OUT = {
     ),
     "needs what a write on Windows does not tell: that certainly nothing went out": (
         "test_write_that_finds_the_line_lost_goes_out_on_the_next_one",
+        "test_program_that_opens_by_url_gets_a_kept_up_line",
     ),
 }
 """Why tests do not run there, and which; those that use what Windows' modules lack are skipped by themselves."""

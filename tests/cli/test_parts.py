@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 import threading
-import types
 from datetime import date
 from types import SimpleNamespace
 
@@ -694,7 +693,7 @@ def test_console_of_windows_is_found_by_ctypes(monkeypatch):
     assert console_module.find_console() is None
     monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt())
     monkeypatch.setattr(ctypes, "WinDLL", lambda name: Kernel32(1), raising=False)
-    monkeypatch.setattr(console_module, "os", types.SimpleNamespace(name="nt"))
+    monkeypatch.setattr(console_module, "os", SimpleNamespace(name="nt"))
     assert console_module.find_console().is_console(1)
 
 

@@ -35,8 +35,8 @@ class WindowsConsole:
     """
 
     def __init__(self, kernel32: Any, msvcrt: Any) -> None:
-        # Loaded only here: libffi keeps its file open, under the lowest free number, which may be a standard input's that
-        # the caller closed (see `open_the_missing`).
+        # Loaded only here: libffi keeps its file open under the lowest free number, which may be that of a standard
+        # input that the caller closed (see `open_the_missing`).
         self._ctypes = import_module("ctypes")
         self._kernel32 = kernel32
         self._msvcrt = msvcrt

@@ -27,6 +27,9 @@ from cnxman._line.windows_errors import windows_error
 _logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
+PYSERIAL: type[serial.Serial] = serial.__dict__.get("Serial", object)
+"""pyserial's class, as it was at first: a program may put `cnxman.compat.Serial` in the place of `serial.Serial`."""
+
 CHUNK = 64 * 1024
 """The most bytes handed on at once. (Reads of 128 KB and more make malloc map and unmap memory each time.)"""
 

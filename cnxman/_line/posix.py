@@ -21,7 +21,7 @@ import serial
 
 from cnxman import _fork
 from cnxman._line.errors import HangUpError, MultipleReadersError, PeerClosedError, SilenceError
-from cnxman._line.port import CHUNK, IncompleteWriteError, WriteLock, close_port, closed_error, stalled_error
+from cnxman._line.port import CHUNK, PYSERIAL, IncompleteWriteError, WriteLock, close_port, closed_error, stalled_error
 from cnxman._line.url import is_socket
 from cnxman._line.waiting import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, Poller, new_poller
 from cnxman._line.wakeup import WakeUp
@@ -53,8 +53,8 @@ def has_descriptor(port: serial.Serial) -> bool:
         return False
     kind = type(port)
     # PosixPollSerial's read, besides, raises an UnboundLocalError when nothing has come by its time-out.
-    reads = (serial.Serial.read, serial.PosixPollSerial.read)
-    own = getattr(kind, "read", None) in reads and getattr(kind, "write", None) is serial.Serial.write
+    reads = (PYSERIAL.read, serial.PosixPollSerial.read)
+    own = getattr(kind, "read", None) in reads and getattr(kind, "write", None) is PYSERIAL.write
     return own or is_socket(port)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import serial
 
 from cnxman import ports
-from cnxman._line.port import READ_SLICE
+from cnxman._line.port import PYSERIAL, READ_SLICE
 
 if TYPE_CHECKING:  # what stands in for pyserial may lack it
     from serial.rs485 import RS485Settings
@@ -52,7 +52,7 @@ def check_settings(settings: Settings) -> None:
         if name not in Settings.__annotations__:
             raise TypeError(f"{name!r} is no setting; there are {', '.join(Settings.__annotations__)}")
     for name, value in settings.items():
-        probe = serial.Serial(None)
+        probe = PYSERIAL(None)
         try:
             _check_kind(name, value)
             setattr(probe, name, value)
@@ -78,9 +78,9 @@ def _allowed(name: str) -> str:
     if name in _FLAGS:
         return "True or False" + (", or None for the same as rtscts" if name == "dsrdtr" else "")
     choices = {
-        "parity": serial.Serial.PARITIES,
-        "bytesize": serial.Serial.BYTESIZES,
-        "stopbits": serial.Serial.STOPBITS,
+        "parity": PYSERIAL.PARITIES,
+        "bytesize": PYSERIAL.BYTESIZES,
+        "stopbits": PYSERIAL.STOPBITS,
     }.get(name)
     if choices:
         return "one of " + ", ".join(repr(choice) for choice in choices)
@@ -129,7 +129,11 @@ def make_port(
         rs485: pyserial's `rs485_mode`.
     """
     given: dict[str, Any] = dict(adapt_to_scheme(url, settings))
-    port = serial.serial_for_url(url, do_not_open=True, exclusive=exclusive or None, **given)
+    if "://" in url:
+        port = serial.serial_for_url(url, do_not_open=True, exclusive=exclusive or None, **given)
+    else:
+        port = PYSERIAL(None, exclusive=exclusive or None, **given)
+        port.port = url
     for name, value in lines.items():
         if value is not None:
             setattr(port, name, value)

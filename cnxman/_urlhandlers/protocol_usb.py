@@ -3,12 +3,11 @@
 This module follows pyserial's convention for URL handlers: its name, and `serial_class_for_url`.
 """
 
-import serial
-
 from cnxman import ports
+from cnxman._line.port import PYSERIAL
 
 
-class Serial(serial.Serial):
+class Serial(PYSERIAL):  # type: ignore[misc, valid-type]
     """pyserial's own port, which looks for its adapter anew at each opening."""
 
     def open(self) -> None:

@@ -598,3 +598,14 @@ def test_each_pair_of_calls_ends(device: SimulatedDevice, call: str, other: str)
             device.plug()
             port.close()
         del port, one, two
+
+
+def test_it_may_take_the_place_of_pyserials_class(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serial, "Serial", Serial)
+    with serial.Serial(device.port, timeout=BOUND) as port:
+        for _ in range(2):
+            port.write(b"*IDN?\n")
+            assert port.readline() == b"ACME\n"
+            device.unplug()
+            wait_until(lambda: not port.connection.is_connected, "the loss is noticed")
+            device.plug()

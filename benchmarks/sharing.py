@@ -8,6 +8,7 @@ and pieces of each size. Exit status 1 when a byte is missing, 0 whatever its fi
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -133,6 +134,8 @@ def cost(server: Server, kind: str, piece: int, size: int) -> float:
 
 def main() -> None:
     """Measure, in turns, and print what it took."""
+    # Where a shell started this in the background, it is ignored; so it would be by the command, which it ends.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="for how long the device talks, each time")

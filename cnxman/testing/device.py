@@ -140,6 +140,7 @@ class SimulatedDevice(Faults):
         """Plug the device in, unless it is: the port can be opened, under the same path."""
         with self._line.changed:
             self._line.check_not_closed()
+            self._wait_out()  # another thread may be pulling it out
             if not self.is_plugged:
                 self._line.plug()
 
@@ -153,7 +154,7 @@ class SimulatedDevice(Faults):
             self._line.check_not_closed()
             if self.is_plugged:
                 self._line.pull()
-            self._wait(lambda: self._line.pty is None, PATIENCE, lambda: "the device's own thread is busy")
+            self._wait_out()
 
     def wait_opened(self, timeout: float = PATIENCE) -> None:
         """Wait until a host has the port open, and has discarded old input.
@@ -285,6 +286,13 @@ class SimulatedDevice(Faults):
         if self._line.pty is None or not self.is_plugged:
             raise ConnectionError("the simulated device isn't plugged in")
         return self._line.pty
+
+    def _wait_out(self) -> None:
+        """Wait until a pull that is under way is done. Another thread may plug the device in again at once."""
+        pulled = None if self.is_plugged else self._line.pty
+        self._wait(
+            lambda: pulled is None or self._line.pty is not pulled, PATIENCE, lambda: "the device's own thread is busy"
+        )
 
     def _wait(self, ready: Callable[[], bool], timeout: float, problem: Callable[[], str]) -> None:
         check_at_least_0("timeout", timeout)

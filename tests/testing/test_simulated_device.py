@@ -391,6 +391,33 @@ def test_plug_and_unplug_may_be_called_twice(device: SimulatedDevice) -> None:
     assert device.is_plugged
 
 
+def test_unplug_returns_though_another_thread_plugs_in_again_at_once(
+    device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = device._line
+    hang_up = line._hang_up
+
+    def hang_up_and_plug_in() -> None:
+        hang_up()
+        monkeypatch.undo()
+        device.plug()
+
+    monkeypatch.setattr(line, "_hang_up", hang_up_and_plug_in)
+    device.unplug()
+    assert device.is_plugged
+
+
+def test_plug_waits_for_a_pull_that_is_under_way(device: SimulatedDevice) -> None:
+    line = device._line
+    with line.changed:  # so the pull can't be done before `plug` waits
+        line.pull()
+        device.plug()
+    with opened(device) as host:
+        device.wait_opened()
+        device.send(b"here")
+        assert read(host, 4) == b"here"
+
+
 def test_a_device_can_begin_unplugged() -> None:
     with SimulatedDevice(plugged=False) as device:
         assert not os.path.lexists(device.port)

@@ -187,7 +187,7 @@ class Simulation:
                 rest += self._device.receive(timeout=_LOOK_EVERY)
             except TimeoutError:
                 if len(self._device.received) > _MOST_KEPT:
-                    self._device.clear()
+                    rest += self._device.clear()  # something may have come since the last look
             *requests, rest = _LINE_END.split(rest)
             for request in filter(None, requests):
                 self._answer(request.decode("ascii", "backslashreplace"))

@@ -236,11 +236,18 @@ class SimulatedDevice(Faults):
         with self._line.changed:
             return bytes(self._line.received)
 
-    def clear(self) -> None:
-        """Discard what the host has written so far."""
+    def clear(self) -> bytes:
+        """Discard what the host has written so far.
+
+        Returns:
+            What of it `receive` hadn't given yet.
+
+        """
         with self._line.changed:
+            unseen = bytes(self._line.received[self._given :])
             self._line.received.clear()
             self._given = 0
+        return unseen
 
     def receive(self, count: int | None = None, *, until: bytes | None = None, timeout: float = PATIENCE) -> bytes:
         r"""Return the next bytes that the host writes, each byte once.

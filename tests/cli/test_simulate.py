@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import threading
-import time
 
 import pytest
 import serial
@@ -15,6 +14,7 @@ from cnxman.cli.ending import Ending
 from cnxman.cli.events import Events
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import Command
+from tests.kit.managers import wait_until
 
 
 @pytest.fixture
@@ -104,13 +104,36 @@ def test_what_a_host_wrote_is_not_kept_for_ever(link, monkeypatch):
         simulation = simulate.Simulation(device, simulate.Options(every=0), Events(1, quiet=True))
         thread = threading.Thread(target=simulation._answer_requests)
         thread.start()
-        assert ask(device.port, b"PING", b"PING") == [b"PONG", b"PONG"]
-        end = time.monotonic() + 10
-        while device.received and time.monotonic() < end:
-            time.sleep(0.01)
-        assert device.received == b""
-        simulation._over.set()
-        thread.join(60)
+        try:
+            assert ask(device.port, b"PING", b"PING") == [b"PONG", b"PONG"]
+            wait_until(lambda: not device.received, "what was answered is still kept")
+        finally:
+            simulation._over.set()
+            thread.join(60)
+
+
+def test_a_request_that_comes_as_the_old_ones_are_forgotten_is_answered(monkeypatch):
+    monkeypatch.setattr(simulate, "_MOST_KEPT", 0)
+    monkeypatch.setattr(simulate, "_LOOK_EVERY", 0.2)
+    with SimulatedDevice() as device, serial.Serial(device.port, timeout=60) as host:
+        clear = device.clear
+
+        def clear_as_something_comes():
+            monkeypatch.setattr(device, "clear", clear)
+            host.write(b"PING\n")
+            device.wait_received(b"PING\n", timeout=60)
+            return clear()
+
+        monkeypatch.setattr(device, "clear", clear_as_something_comes)
+        simulation = simulate.Simulation(device, simulate.Options(every=0), Events(1, quiet=True))
+        thread = threading.Thread(target=simulation._answer_requests)
+        thread.start()
+        try:
+            host.write(b"\n")
+            assert host.readline() == b"PONG\n"
+        finally:
+            simulation._over.set()
+            thread.join(60)
 
 
 def test_says_in_a_terminal_what_enter_does(link):

@@ -26,6 +26,12 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_finish() -> None:
+    """Let the tests' own collections pass over all that the modules made: many tests collect, some of them often."""
+    gc.collect()
+    gc.freeze()
+
+
 def held() -> tuple[set[threading.Thread], int]:
     """What is held now: the library's threads, and how many descriptors."""
     threads = {thread for thread in threading.enumerate() if is_library_thread(thread)}

@@ -13,7 +13,7 @@ import pytest
 import serial
 
 from cnxman.testing import SimulatedDevice
-from tests.kit.command import ANSI, COMMAND, Command
+from tests.kit.command import ANSI, COMMAND, Command, usage
 from tests.kit.lines import pattern
 
 ALL_BYTES = bytes(range(256))
@@ -599,15 +599,21 @@ def test_no_exclusive_lets_others_in(device):
         (["frobnicate"], "frobnicate"),
     ],
 )
-def test_wrong_usage_has_status_2_and_tells_the_usage(arguments, said):
-    done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+def test_wrong_usage_has_status_2_and_tells_the_usage(arguments, said, capsys):
+    status, output, told = usage(capsys, *arguments)
+    assert (status, output) == (2, "")
+    assert told.startswith("usage: cnxman")
+    assert said in told
+
+
+def test_a_process_with_wrong_usage_ends_with_status_2():
+    done = subprocess.run([COMMAND, "monitor"], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: cnxman")
-    assert said in done.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["monitor"], ["ports"], ["simulate"], ["completion"]])
-def test_help_teaches_with_examples_first(command):
-    done = subprocess.run([COMMAND, *command, "--help"], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0
-    assert done.stdout.startswith("examples:\n  cnxman ")
+def test_help_teaches_with_examples_first(command, capsys):
+    status, output, _ = usage(capsys, *command, "--help")
+    assert status == 0
+    assert output.startswith("examples:\n  cnxman ")

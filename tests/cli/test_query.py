@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from cnxman.testing import SimulatedDevice
-from tests.kit.command import COMMAND, Command
+from tests.kit.command import COMMAND, Command, usage
 
 
 def query(*arguments):
@@ -93,8 +93,9 @@ def test_ctrl_c_ends_it():
 @pytest.mark.parametrize(
     "arguments", [(r"\q",), ("",), ("Q", "--timeout", "-1"), ("Q", "--until", ""), ("Q", "--baudrate", "-1"), ()]
 )
-def test_wrong_usage_is_status_2(arguments):
-    assert query("/dev/x", *arguments).returncode == 2
+def test_wrong_usage_is_status_2(arguments, capsys):
+    status, _, _ = usage(capsys, "query", "/dev/x", *arguments)
+    assert status == 2
 
 
 def test_it_leaves_the_port_as_it_was():

@@ -20,7 +20,7 @@ import pytest
 import serial
 
 from cnxman.testing import SimulatedDevice
-from tests.kit.command import COMMAND, Command
+from tests.kit.command import COMMAND, Command, usage
 from tests.kit.lines import pattern, wait_until
 
 LINE = b"0123456789abcdef\n"
@@ -511,12 +511,10 @@ def test_names_that_may_not_be_made_are_refused():
     "address",
     ["", "tcp", "tcp:", "tcp:host", "tcp:1:2:3", "tcp:::1:4001", "tcp:65536", "tcp:-1", "unix:", "udp:1", "4001"],
 )
-def test_addresses_that_make_no_sense_are_wrong_usage(address):
-    done = subprocess.run(
-        [COMMAND, "share", "/dev/x", "--listen", address], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 2
-    assert "is no address: give unix:PATH, tcp:PORT" in done.stderr
+def test_addresses_that_make_no_sense_are_wrong_usage(address, capsys):
+    status, _, told = usage(capsys, "share", "/dev/x", "--listen", address)
+    assert status == 2
+    assert "is no address: give unix:PATH, tcp:PORT" in told
 
 
 @pytest.mark.parametrize(
@@ -529,12 +527,10 @@ def test_addresses_that_make_no_sense_are_wrong_usage(address):
         ("--baudrate", "-1", "--pty", "/tmp/x"),
     ],
 )
-def test_wrong_usage_is_told(arguments):
-    done = subprocess.run(
-        [COMMAND, "share", "/dev/x", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 2
-    assert "error: " in done.stderr
+def test_wrong_usage_is_told(arguments, capsys):
+    status, _, told = usage(capsys, "share", "/dev/x", *arguments)
+    assert status == 2
+    assert "error: " in told
 
 
 def test_a_host_that_is_not_there_is_told():

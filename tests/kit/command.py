@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -14,6 +15,10 @@ import threading
 import time
 from typing import Self
 
+import pytest
+
+from cnxman import cli
+
 COMMAND = shutil.which("cnxman", path=f"{sys.prefix}/bin") or "cnxman"
 EVENT = re.compile(r"\d\d:\d\d:\d\d\.\d{3}  (\w+) *(.*)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -22,6 +27,23 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
+
+
+def usage(capsys, *arguments):
+    """Run it in this process, for what its parser refuses or explains.
+
+    Returns:
+        The exit status, and what it told on standard output and error.
+    """
+    logger = logging.getLogger("cnxman")
+    handlers = logger.handlers.copy()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+    finally:
+        logger.handlers[:] = handlers
+    told = capsys.readouterr()
+    return ended.value.code, told.out, told.err
 
 
 class Collected:

@@ -211,12 +211,12 @@ if how == "close":
 else:
     on.append(thread)
 setattr(os, how, slow)
+began = time.monotonic()  # before the step: this thread may be held up after it
 thread.start()
 assert step.wait(60)
-began = time.monotonic()
 number = os.open("/dev/null", os.O_RDONLY)  # which may have the number of what was closed
 found, end = in_child(lambda: {"held": links().count(pty.device), "mine": os.fstat(number).st_rdev > 0})
-found["waited"] = 0.1 < time.monotonic() - began < 5
+found["waited"] = time.monotonic() - began >= 0.3
 thread.join()
 connection.disconnect()
 end()

@@ -397,13 +397,14 @@ def test_close_waits_for_no_reader_whose_buffer_is_full(
     device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_line, "LIMIT", 1000)
+    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
     with no_leak():
         port = Serial(device.port)
         device.send(bytes(100_000))
         wait_until(lambda: port._line.buffer.is_awaited, "the listener waits")  # type: ignore[union-attr]
         began = time.monotonic()
         port.close()
-        assert time.monotonic() - began < 4  # a receiver that doesn't return is waited for for 5
+        assert time.monotonic() - began < BOUND / 2  # a receiver that doesn't return is waited for for BOUND
 
 
 def test_line_comes_back_though_nobody_reads(device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,13 +427,14 @@ def test_other_users_of_a_manager_may_disconnect_it_though_nobody_reads(
     device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_line, "LIMIT", 1000)
+    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
     with ConnectionManager(SerialConnection(device.port, buffer_size=1000)) as manager:
         port = Serial.over(manager)
         sending = Caller(lambda: device.send(bytes(100_000)))
         wait_until(lambda: port._line.buffer.is_awaited, "the listener waits")  # type: ignore[union-attr]
         began = time.monotonic()
         manager.disconnect()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < BOUND / 2
         sending.done.wait(BOUND)
 
 

@@ -21,9 +21,9 @@ from cnxman._line.port import IncompleteWriteError
 from cnxman._line.windows import EMPTY_READS, STATUS_PENDING, is_windows_port, windows_line
 from cnxman._line.windows_errors import WindowsPortError
 from cnxman.serial import SerialListener
-from tests.kit.managers import Caller, wait_until
+from tests.kit.managers import BOUND, Caller, wait_until
 
-SOON = 60.0
+SOON = BOUND
 GONE = "ClearCommError failed (PermissionError(13, 'Zugriff verweigert', None, 5))"
 UNABLE = "ClearCommError failed (OSError(22, 'Falscher Parameter.', None, 87))"
 
@@ -215,13 +215,13 @@ def test_idle_line_is_looked_at_once_a_second(port: WindowsPort, heard: Heard) -
 
 
 def test_stop_is_immediate(port: WindowsPort, heard: Heard) -> None:
-    assert heard.stop() < 0.1
+    assert heard.stop() < 0.9  # and not the look that comes each second
     assert not port.is_open
 
 
 def test_stop_does_not_miss_a_read_that_just_begins(port: WindowsPort, heard: Heard) -> None:
     port.deaf = 7
-    assert heard.stop() < 0.5
+    assert heard.stop() < 0.9  # and not the look that comes each second
 
 
 def test_read_that_begins_when_the_stop_has_given_up_is_ended(
@@ -245,7 +245,7 @@ def test_pull_that_the_read_does_not_notice_is_a_loss(port: WindowsPort, heard: 
     began = time.monotonic()
     port.fail("in_waiting", serial.SerialException(GONE))
     assert "unplugged" in str(heard.wait_lost())
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < BOUND / 2
 
 
 def test_pull_that_looks_like_a_cancelled_read_is_a_loss(port: WindowsPort, heard: Heard) -> None:
@@ -265,7 +265,7 @@ def test_read_that_somebody_cancels_is_no_loss(port: WindowsPort, heard: Heard) 
     port.cancel_read()
     port.feed(b"x")
     wait_until(lambda: heard.data == b"x", "it came")
-    assert heard.stop() < 0.1
+    assert heard.stop() < 0.9  # and not the look that comes each second
 
 
 def test_virtual_port_that_cannot_be_asked_is_not_lost(port: WindowsPort, heard: Heard) -> None:
@@ -275,7 +275,7 @@ def test_virtual_port_that_cannot_be_asked_is_not_lost(port: WindowsPort, heard:
     wait_until(lambda: heard.data == b"xy", "all came")
     looks = port.looks
     wait_until(lambda: port.looks > looks, "another look")
-    assert heard.stop() < 0.1
+    assert heard.stop() < 0.9  # and not the look that comes each second
 
 
 def test_loss_after_data_comes_after_the_data(port: WindowsPort, heard: Heard) -> None:
@@ -376,7 +376,7 @@ def test_write_to_a_line_that_takes_nothing_more_times_out(port: WindowsPort, li
         line.write(bytes(10_000), timeout)
     assert failed.value.written == len(port.output) == 1234
     assert isinstance(failed.value.cause, TimeoutError)
-    assert timeout <= time.monotonic() - began < timeout * 2 + 1
+    assert timeout <= time.monotonic() - began < BOUND / 2
 
 
 def test_write_to_a_slow_line_goes_on_while_it_takes_some(port: WindowsPort, line: CallLine) -> None:
@@ -394,7 +394,7 @@ def test_stop_ends_a_write_and_the_count_is_true(port: WindowsPort, line: CallLi
     wait_until(lambda: len(port.output) == 5000, "the line is full")
     began = time.monotonic()
     line.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < BOUND / 2
     with pytest.raises(IncompleteWriteError) as failed:
         writer.join()
     assert failed.value.written == 5000

@@ -783,8 +783,11 @@ def test_a_receiver_that_hangs_up_and_dials_again_hears_both_lines_in_order(pty:
     assert [detail for name, detail in hearer.events if name == "closed"] == [None, None]
 
 
-def test_a_receiver_that_dials_again_many_times_leaves_nothing_behind(pty: Pty) -> None:
+def test_a_receiver_that_dials_again_many_times_leaves_nothing_behind(
+    pty: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor does it ever wait for itself."""
+    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
     connection = SerialConnection(pty.path)
     took: list[float] = []
 
@@ -805,13 +808,14 @@ def test_a_receiver_that_dials_again_many_times_leaves_nothing_behind(pty: Pty) 
         pty.send(b"new")
         hearer.wait_for_data(b"againnew")
         connection.teardown()
-    assert took[0] < 2
+    assert took[0] < BOUND / 2
     assert hearer.names == ["opened", "data", "closed", "opened", "data", "closed"]
 
 
 def test_a_receiver_that_dials_in_vain_and_hangs_up_does_not_wait_for_itself(
-    pty: Pty, caplog: pytest.LogCaptureFixture
+    pty: Pty, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
     connection = Prepared(pty.path, lambda _: True)
     done = threading.Event()
     took: list[float] = []
@@ -832,7 +836,7 @@ def test_a_receiver_that_dials_in_vain_and_hangs_up_does_not_wait_for_itself(
         assert connection.try_connect()
         pty.send(b"again")
         assert done.wait(BOUND)
-        assert took[0] < 2
+        assert took[0] < BOUND / 2
         hearer.wait_for_event("closed")
         connection.teardown()
     assert hearer.names == ["opened", "data", "closed"]

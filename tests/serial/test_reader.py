@@ -582,3 +582,20 @@ def test_a_query_on_a_port_by_url() -> None:
     connection.write(b"old\n")
     assert connection.query(b"echo\n", timeout=SOON) == b"echo\n"
     connection.teardown()
+
+
+def test_openings_without_data_begin_nothing_of_their_own() -> None:
+    """Only what comes after them does."""
+    queue = ReceiveQueue(SerialConnection("loop://"), 1000, across_reconnects=True)
+    queue.on_data(b"a")
+    queue.on_opened()
+    queue.on_data(b"b")
+    queue.on_opened()
+    queue.on_opened()
+    queue.on_data(b"c")
+    with queue.lock:
+        assert [(queue.take(10), queue.is_first_of_opening()) for _ in range(3)] == [
+            (b"a", True),
+            (b"b", True),
+            (b"c", False),
+        ]

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import none
 
 from tests.kit.threads import is_library_thread
 
@@ -28,6 +29,9 @@ if hasattr(signal, "SIGHUP"):
 
 def pytest_collection_finish() -> None:
     """Let the tests' own collections pass over all that the modules made: many tests collect, some of them often."""
+    given(none())(
+        lambda _: None
+    )()  # makes Hypothesis' generator: on 3.14 it looks for who holds it, and finds no frozen one
     gc.collect()
     gc.freeze()
 

@@ -29,9 +29,8 @@ if hasattr(signal, "SIGHUP"):
 
 def pytest_collection_finish() -> None:
     """Let the tests' own collections pass over all that the modules made: many tests collect, some of them often."""
-    given(none())(
-        lambda _: None
-    )()  # makes Hypothesis' generator: on 3.14 it looks for who holds it, and finds no frozen one
+    # With this Hypothesis makes its generator. On 3.14 it looks for who holds that, and finds none that is frozen.
+    given(none())(lambda _: None)()
     gc.collect()
     gc.freeze()
 

@@ -73,7 +73,7 @@ def test_read_in_an_outage_is_silent_for_its_timeout(port: Serial, device: Simul
     for call in (lambda: port.read(3), port.readline, port.read_until):
         began = time.monotonic()
         assert call() == b""
-        assert time.monotonic() - began >= 0.2
+        assert time.monotonic() - began >= 0.18  # Windows' clock is coarse
     assert port.in_waiting == 0
     port.timeout = 0
     assert port.read(3) == b""
@@ -165,7 +165,7 @@ def test_write_in_an_outage_times_out_and_is_not_sent_later(port: Serial, device
     began = time.monotonic()
     with pytest.raises(serial.SerialTimeoutException, match="nothing was written") as raised:
         port.write(b"too late\n")
-    assert time.monotonic() - began >= 0.2
+    assert time.monotonic() - began >= 0.18  # Windows' clock is coarse
     assert raised.value.errno == errno.ETIMEDOUT
     assert "lost" in str(raised.value) or "cannot open" in str(raised.value)
     device.plug()

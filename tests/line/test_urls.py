@@ -272,7 +272,7 @@ def test_settle_keeps_what_comes_meanwhile(far_end: FarEnd) -> None:
     wait_until(lambda: is_within(attempt.thread, wait_until_settled), "pyserial has discarded what came before")
     far_end_socket.sendall(b"hello")
     assert attempt.join() is True
-    assert time.monotonic() - began >= 0.2
+    assert time.monotonic() - began >= 0.18  # Windows' clock is coarse
     hearer.wait_for_data(b"hello")
     connection.teardown()
 

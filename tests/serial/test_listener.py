@@ -94,7 +94,7 @@ def test_it_listens_to_an_open_port_and_closes_it_in_the_end(pty: Pty) -> None:
         ear.wait_for_data(data)
         began = time.monotonic()
         listener.terminate()
-        assert time.monotonic() - began < BOUND / 2
+        assert time.monotonic() - began < 5
         assert ended(listener)
         assert not port.is_open
     assert ear.errors == []
@@ -256,7 +256,7 @@ def test_a_pull_is_one_read_error_and_the_port_is_closed_before_it_is_told(pty: 
         began = time.monotonic()
         pty.pull()
         error = ear.wait_for_error()
-        assert time.monotonic() - began < BOUND / 2
+        assert time.monotonic() - began < 5
         assert ended(listener)
         listener.terminate()
     assert was_open == [False]
@@ -399,7 +399,7 @@ def test_cancel_read_is_nothing_to_the_listener(pty: Pty) -> None:
         wait_until_asleep(listener)
         used = time.process_time()
         time.sleep(0.2)  # during which nothing is to be done
-        assert time.process_time() - used < 0.2
+        assert time.process_time() - used < 0.1
         port.cancel_read()
         port.cancel_read()
         pty.send(b"three")
@@ -539,7 +539,7 @@ def test_a_port_of_another_kind_is_read_by_its_own_methods() -> None:
         listener.terminate()
         began = time.monotonic()
         assert ended(listener)
-        assert time.monotonic() - began < BOUND / 2
+        assert time.monotonic() - began < 5
         assert not port.is_open
     assert ear.errors == []
 

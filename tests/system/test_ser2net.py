@@ -358,10 +358,12 @@ def test_the_network_is_cut_and_the_idle_timeout_tells(
         states: list[tuple[str, str]] = []
         manager.subscribe(lambda state, error: states.append((str(state), str(error))))
         server.device.wait_opened()
+        began = time.monotonic()  # before the last that is heard: this thread may be held up after it
         talk(server.device, manager, heard)
         relay.cut()
         server.device.send(b"nobody will hear this")
         heard.wait(lambda heard: heard.ends)
+        assert time.monotonic() - began > 3.8
         error = str(heard.ends[0])
         assert error == f"{connection.port} was lost: nothing came from it for 4.0 s"
         wait_until(lambda: states, "no alarm")
@@ -405,7 +407,7 @@ def test_no_time_out_of_a_port_s_own_keeps_it_from_being_closed() -> None:
     heard.wait(lambda heard: heard.data == b"x")
     began = time.monotonic()
     connection.disconnect()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 2
 
 
 # -- failing openings -----------------------------------------------------------------------------------------
@@ -537,6 +539,6 @@ def test_disconnecting_ends_a_write_that_nothing_takes(server: Server, network: 
     began = time.monotonic()
     connection.disconnect()
     writing.join(PATIENCE)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 2
     assert len(failures) == 1
     assert "bytes were written" in str(failures[0])

@@ -845,7 +845,7 @@ def test_a_delay_at_a_byte_begins_when_there_is_something_to_hold_up(device: Sim
         assert time.monotonic() - begun >= 1
         give(b"ef")
         assert take(2) == b"ef"
-        assert time.monotonic() - begun < 20, "each byte was delayed"
+        assert time.monotonic() - begun < 2, "each byte was delayed"
 
 
 def test_a_delay_in_one_direction_holds_up_only_that(device: SimulatedDevice) -> None:
@@ -1066,7 +1066,7 @@ def test_a_paced_device_sends_no_faster_than_its_baud_rate() -> None:
             # No byte is there before its ten bits have been sent, from the first on.
             assert arrived <= (time.monotonic() - begun) * 960
         assert sent.get(timeout=60) is None
-        assert time.monotonic() - begun < 20, "far slower than the baud rate"
+        assert time.monotonic() - begun < 2.5, "slower than half the baud rate"
 
 
 @pytest.mark.parametrize("hold", ["stall", "delay", "opening"])

@@ -172,6 +172,7 @@ def latency(peer: Peer, count: int, period: float = 0.002) -> Figures:
 def hold(peer: Peer, lines: int, seconds: float = 0, breaking: bool = False) -> Figures:
     """Open one line more and hear a byte on it, until there are enough; then nothing comes for a while."""
     farm = Writer("farm", count=lines)
+    heard = threading.Event()  # one for all: a line's footprint is to be the reader's
     kept: list[Receiver] = []
     count, footprints = 0, []
 
@@ -182,9 +183,9 @@ def hold(peer: Peer, lines: int, seconds: float = 0, breaking: bool = False) -> 
 
     with contextlib.suppress(*([Exception] if breaking else [])):  # each breaks in its own way
         for path in farm.greeting.split():
-            heard, receiver = hearing()
-            kept.append(receiver)  # some hold it weakly
-            peer.start(path, receiver)
+            kept.append(lambda data: heard.set() if data else None)  # some hold it weakly
+            peer.start(path, kept[-1])
+            heard.clear()
             farm.tell(str(count))
             if not heard.wait(1):
                 raise RuntimeError(f"line {count} is silent")

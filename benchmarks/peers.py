@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -129,25 +129,23 @@ def cnxman_asyncio(path: str, receiver: Receiver, managed: bool = False, **optio
     library, aio = import_module("cnxman"), import_module("cnxman.aio")
     connection = library.SerialConnection(path, BAUD, **options)
     line = aio.AsyncManager(library.ConnectionManager(connection)) if managed else aio.AsyncConnection(connection)
-    entered = threading.Event()
 
-    async def forward() -> None:
-        async with line:
-            chunks = line.data()
-            entered.set()
+    async def forward(chunks: AsyncIterator[bytes]) -> None:
+        try:
             async for chunk in chunks:
                 receiver(chunk)
+        finally:
+            await line.__aexit__(None, None, None)
+
+    async def start() -> "asyncio.Task[None]":
+        await line.__aenter__()
+        return asyncio.create_task(forward(line.data()))
 
     async def cancel() -> None:
         task.cancel()
         await asyncio.wait([task])
 
-    async def start() -> "asyncio.Task[None]":
-        return asyncio.create_task(forward())
-
     task = asyncio.run_coroutine_threadsafe(start(), event_loop()).result(10)
-    if not entered.wait(10):
-        raise RuntimeError(f"it could not be opened: {connection.last_error}")
     return lambda: asyncio.run_coroutine_threadsafe(cancel(), event_loop()).result(10)
 
 

@@ -23,8 +23,23 @@ _Object = TypeVar("_Object")
 LONGEST_WAIT = 1.0
 """How long, in seconds, a fork waits for ports that are being opened or closed: a driver may take for ever."""
 
-_registered: dict[int, tuple["weakref.ref[Any]", Callable[[Any], None]]] = {}
+
+class _Registration(weakref.ref[_Object]):
+    """An object, and what to do with it in a child. A closure for each would take four times the memory."""
+
+    __slots__ = ("do", "number")
+    do: Callable[[_Object], None]
+    number: int
+
+
+_registered: dict[int, _Registration[Any]] = {}
 """By `id`: whoever inherits from a class of ours may compare as it likes, and be hashable or not."""
+
+
+def _forget(registration: _Registration[Any], pop: Callable[..., object] = _registered.pop) -> None:
+    """Forget an object that is gone. All that this needs is in it: the interpreter may be on its way out."""
+    pop(registration.number, None)
+
 
 _change = threading.Condition()
 _guarded: list[int] = []
@@ -37,8 +52,9 @@ def after_in_child(what: _Object, do: Callable[[_Object], None]) -> None:
     It is called right after the fork, with no other thread running, in the order of registration. It must take no lock
     that another thread may have held.
     """
-    number, forget = id(what), _registered.pop
-    _registered[number] = (weakref.ref(what, lambda _: forget(number, None)), do)
+    registration = _Registration(what, _forget)
+    registration.number, registration.do = id(what), do
+    _registered[registration.number] = registration
 
 
 @contextlib.contextmanager
@@ -70,11 +86,11 @@ def _in_child() -> None:
     me = threading.get_ident()
     _change = threading.Condition()
     _guarded[:] = [thread for thread in _guarded if thread == me]
-    for reference, do in list(_registered.values()):
-        what = reference()
+    for registration in list(_registered.values()):
+        what = registration()
         try:
             if what is not None:
-                do(what)
+                registration.do(what)
         except Exception:
             _logger.exception("%r could not be left to the parent process", what)
 

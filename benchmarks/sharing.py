@@ -1,6 +1,7 @@
 # mypy: disable-error-code="no-untyped-call"
 """``python -m benchmarks.sharing``: the processor time of `cnxman share` with ten clients, beside socat with one.
 
+Between them stands the least that gives a line to ten, a bare loop of one read and ten writes: see `benchmarks.relay`.
 A device says 1 MB/s in pieces of a given size. The goal: no more than twice what socat takes, for clients of each kind
 and pieces of each size. Exit status 1 when a byte is missing, 0 whatever its figures are.
 """
@@ -12,6 +13,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import threading
 import time
 import tty
@@ -69,6 +71,24 @@ def socat(line: str, kind: str, folder: Path) -> Iterator[tuple[int, list[int]]]
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def relay(line: str, kind: str, folder: Path) -> Iterator[tuple[int, list[int]]]:
+    """A bare loop, with as many clients as `share`."""
+    port = free_port()
+    place = {"tcp": str(port), "unix": f"{folder}/socket", "pty": str(folder)}[kind]
+    program = [sys.executable, "-m", "benchmarks.relay", line, kind, place, str(CLIENTS)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with contextlib.ExitStack() as stack:
+            names = [f"{folder}/{n}" if kind == "pty" else str(port) for n in range(CLIENTS)]
+            yield process.pid, [stack.enter_context(client(kind, name, folder)) for name in names]
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def free_port() -> int:
@@ -146,16 +166,17 @@ def main() -> None:
     if args.quick:
         args.rounds, args.seconds, args.pieces = 1, 0.5, "1000"
     size = int(args.seconds * RATE)
-    print(f"ms of processor time for {size / 1e6:g} MB, medians of {args.rounds}; ratios of each round's two")
+    print(f"ms of processor time for {size / 1e6:g} MB, medians of {args.rounds}; then the rounds' ratios to socat's")
     for kind in args.kinds.split(","):
         for piece in map(int, args.pieces.split(",")):
-            rounds = [[cost(server, kind, piece, size) for server in (socat, share)] for _ in range(args.rounds)]
-            ours, theirs = (statistics.median(each[n] for each in rounds) * 1000 for n in (1, 0))
-            ratios = sorted(each[1] / each[0] for each in rounds)
+            rounds = [[cost(server, kind, piece, size) for server in (socat, relay, share)] for _ in range(args.rounds)]
+            theirs, least, ours = (statistics.median(each[n] for each in rounds) * 1000 for n in range(3))
+            ratios = sorted(each[2] / each[0] for each in rounds)
             ratio = statistics.median(ratios)
             print(
-                f"{kind:4} {piece:5} bytes a piece: share to {CLIENTS} {ours:6.0f}, socat to one {theirs:6.0f}; "
-                f"ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}){'' if ratio <= GOAL else ', missed'}",
+                f"{kind:4} {piece:5} bytes each: share to {CLIENTS} {ours:5.0f}, bare loop to {CLIENTS} {least:4.0f},"
+                f" socat to one {theirs:4.0f}; share {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) of it"
+                f"{'' if ratio <= GOAL else ', missed'}; bare loop {least / theirs:.2f}",
                 flush=True,
             )
 

@@ -441,7 +441,10 @@ def test_hanging_up_while_a_receiver_on_the_listener_calls(ours: str, theirs: st
     assert manager.state == "torndown"
 
 
-def test_hanging_up_a_real_line_while_its_receiver_does(serial_device: SimulatedDevice) -> None:
+def test_hanging_up_a_real_line_while_its_receiver_does(
+    serial_device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
     connection = SerialConnection(serial_device.port)
     manager = ConnectionManager(connection)
     running, go = threading.Event(), threading.Event()
@@ -463,7 +466,7 @@ def test_hanging_up_a_real_line_while_its_receiver_does(serial_device: Simulated
         wait_until(lambda: manager.state == "disconnected", "the disconnect is under way")
         go.set()
         caller.join()
-        assert time.monotonic() - began < 4, "it waited for the receiver that waited for it"
+        assert time.monotonic() - began < BOUND / 2, "it waited for the receiver that waited for it"
         assert manager.state == "disconnected"
     manager.teardown()
 

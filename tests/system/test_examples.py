@@ -18,6 +18,7 @@ import serial.threaded
 
 from cnxman.testing import SimulatedDevice
 from tests.kit.ordinary import AS_ORDINARY
+from tests.kit.tcp_ports import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PATIENCE = 60.0
@@ -113,9 +114,7 @@ def test_the_protocol_is_pyserial_s_own() -> None:
 
 
 def test_the_bridge_goes_on_through_an_outage(serial_device: SimulatedDevice) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = probe.getsockname()[1]
+    number = free_port()
     with run(EXAMPLES / "protocol_tcp_redirect.py", serial_device.port, "115200", "-P", str(number)) as bridge:
         try:
             serial_device.wait_opened(PATIENCE)

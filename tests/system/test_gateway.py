@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import COMMAND
+from tests.kit.tcp_ports import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PATIENCE = 60.0
@@ -27,9 +27,7 @@ class Exporter:
     """The example, running."""
 
     def __init__(self, device: SimulatedDevice) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         line = [sys.executable, "-W", "error", str(EXAMPLES / "prometheus_exporter.py"), device.port, str(self.port)]
         self.process = subprocess.Popen(line)
 

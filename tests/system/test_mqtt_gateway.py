@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cnxman.testing import SimulatedDevice
+from tests.kit.tcp_ports import free_port
 
 mqtt = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 
@@ -22,12 +23,6 @@ GATEWAY = Path(__file__).parents[2] / "docs" / "examples" / "mqtt_gateway.py"
 PATIENCE = 60.0
 
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:

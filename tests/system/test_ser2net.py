@@ -23,6 +23,7 @@ import pytest
 
 from cnxman import ConnectionManager, RetryPolicy, SerialConnection
 from cnxman.testing import SimulatedDevice
+from tests.kit.tcp_ports import free_port
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("ser2net"), reason="ser2net is not installed"),
@@ -54,12 +55,6 @@ def wait_until(true: Callable[[], object], what: str) -> None:
     while not true():
         assert time.monotonic() < until, what
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:

@@ -23,6 +23,7 @@ import serial
 
 from cnxman.testing import SimulatedDevice
 from tests.kit.command import Collected, Command
+from tests.kit.tcp_ports import free_port
 
 minimalmodbus = pytest.importorskip("minimalmodbus", reason="minimalmodbus is not installed")
 
@@ -200,9 +201,7 @@ def test_gpsd_goes_on_telling_where_it_is(device: SimulatedDevice, tmp_path: Pat
     for folder in (tmp_path, *tmp_path.parents[:-1]):  # gpsd becomes somebody else, if it is started by root
         if folder.owner() == tmp_path.owner():
             folder.chmod(folder.stat().st_mode | 0o011)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     stop = threading.Event()
 
     def drive() -> None:

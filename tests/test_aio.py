@@ -142,7 +142,7 @@ def test_data_and_writes_through_outages(serial_device: SimulatedDevice) -> None
     assert asyncio.run(main()) == [b"1", b"2", b"4", b"5", b"7"]
 
 
-def test_the_first_to_ask_hears_everything_since_the_opening() -> None:
+def test_the_first_iterator_receives_everything_since_the_opening() -> None:
     async def main() -> None:
         with SimulatedDevice({b"HELLO\n": b"welcome\n"}) as device:
             async with kept_up(device) as line:
@@ -197,7 +197,7 @@ def test_a_connection_without_recovery(serial_device: SimulatedDevice) -> None:
     asyncio.run(main())
 
 
-def test_what_a_connection_heard_before_it_was_opened_anew(serial_device: SimulatedDevice) -> None:
+def test_what_a_connection_received_before_it_was_opened_anew(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         async with AsyncConnection(SerialConnection(serial_device.port), in_loop=Way.in_loop) as line:
             await opened(serial_device)
@@ -312,7 +312,7 @@ def test_without_async_with(serial_device: SimulatedDevice) -> None:
     asyncio.run(main())
 
 
-def test_entering_again_hears_everything_since_the_opening_again() -> None:
+def test_entering_again_receives_everything_since_the_opening_again() -> None:
     async def main() -> None:
         with SimulatedDevice({b"HELLO\n": b"welcome\n"}) as device:
             line = kept_up(device)
@@ -455,7 +455,7 @@ def test_what_came_before_giving_up_is_not_taken_for_an_end_later(serial_device:
     asyncio.run(main())
 
 
-def test_hanging_up_ends_a_loop_and_who_stays_down_has_nothing_to_tell(serial_device: SimulatedDevice) -> None:
+def test_disconnecting_ends_an_iteration(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         async with kept_up(serial_device) as line:
             await opened(serial_device)
@@ -623,7 +623,7 @@ def test_outages_do_not_make_a_stuck_consumer_grow(serial_device: SimulatedDevic
     asyncio.run(main())
 
 
-def test_two_consumers_each_hear_everything(serial_device: SimulatedDevice) -> None:
+def test_two_consumers_each_receive_everything(serial_device: SimulatedDevice) -> None:
     async def collect(line: AsyncManager) -> bytes:
         data = b""
         async for chunk in line.data():
@@ -661,7 +661,7 @@ def test_two_tasks_may_share_one_iterator(serial_device: SimulatedDevice) -> Non
     asyncio.run(main())
 
 
-def test_hanging_up_while_a_lost_line_has_yet_to_tell_all(serial_device: SimulatedDevice) -> None:
+def test_disconnecting_while_a_lost_line_has_yet_to_deliver_all(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         async with kept_up(serial_device, buffer_size=1000) as line:
             await opened(serial_device)
@@ -693,7 +693,7 @@ class Busy:
 
 
 @thread_only
-def test_a_loss_that_has_yet_to_be_told(serial_device: SimulatedDevice) -> None:
+def test_a_loss_that_has_yet_to_be_sent(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         connection = SerialConnection(serial_device.port)
         busy = Busy()
@@ -719,7 +719,7 @@ def test_a_loss_that_has_yet_to_be_told(serial_device: SimulatedDevice) -> None:
 
 
 @thread_only
-def test_an_end_that_is_never_told(serial_device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_that_is_never_sent(serial_device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", 0.05)
     busy = Busy()
 
@@ -1116,7 +1116,7 @@ def test_a_loop_that_is_closed_under_its_tasks(serial_device: SimulatedDevice) -
         time.sleep(0.001)
 
 
-def test_a_loop_that_is_busy_elsewhere_does_not_hinder_hanging_up(serial_device: SimulatedDevice) -> None:
+def test_a_busy_loop_does_not_hinder_disconnecting(serial_device: SimulatedDevice) -> None:
     async def main() -> None:
         async with kept_up(serial_device, buffer_size=1000) as line:
             await opened(serial_device)

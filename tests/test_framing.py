@@ -125,7 +125,7 @@ def cut_streams(draw: st.DrawFn) -> list[bytes]:
 
 @settings(max_examples=300)
 @given(make=makers(), chunks=cut_streams())
-def test_any_cutting_gives_the_same_frames_and_tells_the_same(make: Callable[[], Ours], chunks: list[bytes]) -> None:
+def test_any_cutting_gives_the_same_frames_and_errors(make: Callable[[], Ours], chunks: list[bytes]) -> None:
     cut, bytewise = make(), make()
     for chunk in chunks:  # after each of them, not only in the end: nothing comes later than it could
         assert cut.feed(chunk) == fed(bytewise, *one_by_one(chunk))
@@ -420,7 +420,7 @@ def test_the_default_limit() -> None:
     assert LengthPrefixed(4).feed((DEFAULT_LIMIT + 1).to_bytes(4) + longest + b"x") == []
 
 
-def test_it_is_told_once_as_a_warning_until_the_line_is_opened_anew(tellings: Tellings) -> None:
+def test_it_is_logged_once_as_a_warning_until_the_line_is_opened_anew(tellings: Tellings) -> None:
     framer = Lines(limit=20)
     framer.feed(b"0123456789abcdefghijklmnopq")
     framer.feed(b"rstuvwxyz\n" + b"x" * 50)

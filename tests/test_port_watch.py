@@ -65,7 +65,7 @@ def plugged(monkeypatch):
     return Plugged(monkeypatch)
 
 
-def test_arrivals_and_departures_are_told_in_order(plugged):
+def test_arrivals_and_departures_are_reported_in_order(plugged):
     first, second = info(), info("/dev/cnxman-test1")
     plugged.set(first)
     with ports.watch(plugged.tell) as watch:
@@ -95,7 +95,7 @@ def test_one_that_was_out_between_two_looks_has_departed_and_arrived(plugged, tm
         assert [plugged.next()[0], plugged.next()[0]] == ["departed", "arrived"]
 
 
-def test_an_adapter_is_told_once_it_has_its_numbers(plugged, monkeypatch):
+def test_an_adapter_is_reported_once_it_has_its_numbers(plugged, monkeypatch):
     half, whole = info(vid=None, pid=None, serial_number=None), info()
     listings = iter([[], [], [half], [whole]])
     monkeypatch.setattr(ports, "available", lambda: next(listings, [whole]))
@@ -119,7 +119,7 @@ def test_what_the_callback_raises_is_logged_and_hurts_nothing(plugged, caplog):
     assert "/dev/cnxman-test0 has arrived" in errors[0].getMessage()
 
 
-def test_nothing_is_told_after_stop(plugged):
+def test_nothing_is_reported_after_stop(plugged):
     watch = ports.watch(plugged.tell)
     watch.stop()
     watch.stop()

@@ -209,7 +209,7 @@ def test_one_that_is_not_there_says_so(plugged: Plugged) -> None:
         assert refused.value.errno == errno.ENODEV
 
 
-def test_where_several_match_it_refuses_and_lists_what_tells_them_apart(plugged: Plugged) -> None:
+def test_several_matches_are_refused_and_listed_with_their_differences(plugged: Plugged) -> None:
     """Cheap twins even share a serial number: then the location tells."""
     plugged(adapter("/dev/ttyUSB10", number="0001", place="1-1"), adapter("/dev/ttyUSB2", number="0001", place="1-2"))
     with pytest.raises(serial.SerialException, match="2 adapters match usb://0403:6001/0001") as refused:
@@ -349,7 +349,7 @@ def test_an_adapter_that_is_absent_or_ambiguous_is_a_failed_attempt_in_its_own_w
         assert not connection.try_connect()
 
 
-def test_who_holds_an_adapter_is_told_of_its_url_too(plugged: Plugged, pty: Pty) -> None:
+def test_holders_of_an_adapter_are_found_by_its_url_too(plugged: Plugged, pty: Pty) -> None:
     plugged(adapter(pty.device, number="A"))
     first, second = (SerialConnection("usb://0403:6001/A") for _ in range(2))
     with no_leak():
@@ -404,7 +404,7 @@ def test_opening_and_using_a_node_does_not_change_it(pty: Pty) -> None:
 
 
 @pytest.mark.parametrize("port", ["loop://", "socket://localhost:1", "rfc2217://localhost:1", "spy:///dev/ttyS0"])
-def test_of_other_urls_it_cannot_be_told(port: str) -> None:
+def test_holders_of_other_urls_are_unknown(port: str) -> None:
     assert Presence(port)() is None
     assert SerialConnection(port).presence() is None
 

@@ -291,7 +291,7 @@ def test_attaching_while_the_port_opens_makes_one_protocol(
 
 
 @pytest.mark.usefixtures("no_complaints")
-def test_opened_is_told_while_attach_makes_the_protocol(
+def test_opened_is_sent_while_attach_makes_the_protocol(
     serial_device: SimulatedDevice, manager: ConnectionManager, story: Story
 ) -> None:
     told, attached = threading.Event(), threading.Event()
@@ -341,7 +341,7 @@ def test_data_waits_for_a_connection_made_on_another_thread(
 
 
 @pytest.mark.usefixtures("no_complaints")
-def test_stopped_the_protocol_hears_no_more_and_the_line_stays(
+def test_a_stopped_protocol_receives_no_more_and_the_line_stays(
     serial_device: SimulatedDevice, manager: ConnectionManager, story: Story
 ) -> None:
     manager.connect()
@@ -954,7 +954,7 @@ def test_connect_does_not_wait_on_a_thread_of_the_library_s(manager: ConnectionM
 # -- receivers that hang --------------------------------------------------------------------------------------
 
 
-def test_a_protocol_that_hangs_is_told_its_end_when_it_returns(
+def test_a_protocol_that_hangs_is_notified_of_its_end_when_it_returns(
     serial_device: SimulatedDevice, manager: ConnectionManager, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", 0.05)
@@ -987,7 +987,7 @@ def test_a_protocol_that_hangs_is_told_its_end_when_it_returns(
     assert serial_device.received == b""
 
 
-def test_the_end_is_told_though_another_receiver_hangs(
+def test_the_end_is_sent_though_another_receiver_hangs(
     serial_device: SimulatedDevice, manager: ConnectionManager, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", 0.05)
@@ -1010,7 +1010,7 @@ def test_the_end_is_told_though_another_receiver_hangs(
     listener.join(PATIENCE)
 
 
-def test_what_a_listener_tells_that_was_given_up_is_not_heard(
+def test_what_an_abandoned_listener_sends_is_not_received(
     serial_device: SimulatedDevice, manager: ConnectionManager, story: Story
 ) -> None:
     attach(manager, Factory(story))

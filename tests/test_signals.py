@@ -143,15 +143,13 @@ def test_what_cannot_be_called_is_refused(sender: Script, wrong: object) -> None
 
 
 @pytest.mark.parametrize("silent", [print, [].append, partial(print, 1), int])
-def test_what_does_not_tell_its_arguments_is_refused(sender: Script, silent: Callable[..., object]) -> None:
+def test_a_receiver_without_known_arguments_is_refused(sender: Script, silent: Callable[..., object]) -> None:
     with pytest.raises(TypeError, match="does not say which arguments it takes: wrap it in a function"):
         sender.subscribe(silent)
     assert not sender.__dict__.get("_subscriptions")
 
 
-def test_what_pydispatcher_lets_in_though_it_does_not_tell_is_called_without_arguments(
-    sender: Script, tell: Tell
-) -> None:
+def test_a_pydispatcher_receiver_without_known_arguments_is_called_without_any(sender: Script, tell: Tell) -> None:
     called: list[object] = []
     silent = partial(called.append, 1)
     dispatcher.connect(silent, signal=ALARM, sender=sender)
@@ -241,7 +239,7 @@ def test_only_that_signal_from_that_sender(sender: Script, tell: Tell) -> None:
     assert heard == ["the alarm", "any signal"]
 
 
-def test_those_who_joined_by_pydispatcher_hear_too(sender: Script, tell: Tell) -> None:
+def test_receivers_connected_by_pydispatcher_are_called_too(sender: Script, tell: Tell) -> None:
     heard: list[str] = []
     kept = [partial(heard.append, name) for name in ("exact", "any signal", "any sender", "any at all", "strong")]
     functions = [(lambda say=say: say()) for say in kept]
@@ -259,7 +257,7 @@ def test_those_who_joined_by_pydispatcher_hear_too(sender: Script, tell: Tell) -
     assert heard == ["subscribed", "exact", "strong", "any signal", "any sender", "any at all"]
 
 
-def test_each_is_told_once(sender: Script, tell: Tell) -> None:
+def test_each_receiver_is_called_once(sender: Script, tell: Tell) -> None:
     one = Collects()
     for _ in range(2):
         sender.subscribe(one.method)
@@ -427,7 +425,7 @@ def test_one_that_went_before_it_was_looked_at() -> None:
     assert signals._unique_targets([gone]) == []
 
 
-def test_a_snapshot_is_told(sender: Script, tell: Tell) -> None:
+def test_a_snapshot_of_receivers_is_called(sender: Script, tell: Tell) -> None:
     """Who leaves or joins during the telling does so for the next one; nobody else misses anything."""
     heard: list[str] = []
 
@@ -447,7 +445,7 @@ def test_a_snapshot_is_told(sender: Script, tell: Tell) -> None:
     assert heard == ["staying", "joined"]
 
 
-def test_who_leaves_while_it_is_found_out_who_hears_keeps_nobody_from_hearing(sender: Script) -> None:
+def test_a_receiver_that_leaves_during_the_lookup_keeps_no_other_from_receiving(sender: Script) -> None:
     """As another thread might at any moment; here it is the comparing of the signal that makes somebody leave."""
     heard: list[str] = []
 
@@ -504,7 +502,7 @@ def test_also_when_there_is_no_memory(sender: Script, tell: Tell, raised: Except
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_goes_on_once_all_are_told(sender: Script, stop: type[BaseException]) -> None:
+def test_an_interrupt_goes_on_once_all_were_called(sender: Script, stop: type[BaseException]) -> None:
     heard: list[int] = []
     first, second = stop("first"), stop("second")
 

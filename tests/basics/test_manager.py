@@ -111,7 +111,7 @@ def test_the_first_attempt_may_fail_on_a_real_clock() -> None:
     assert connection.attempts == 4
 
 
-def test_the_wait_and_the_failures_are_told(clock: ManualClock) -> None:
+def test_the_wait_and_the_failures_are_sent(clock: ManualClock) -> None:
     manager = ConnectionManager(Script(False), retry=RetryPolicy(1, 2, 5, 0))
     ear = Ear(manager)
     with manager:
@@ -120,7 +120,7 @@ def test_the_wait_and_the_failures_are_told(clock: ManualClock) -> None:
         assert ear.retries == [(1, 1), (2, 2), (3, 4), (4, 5), (5, 5)]
 
 
-def test_the_wait_that_is_told_is_the_one_that_is_waited(clock: ManualClock) -> None:
+def test_the_wait_that_is_sent_is_the_one_that_is_waited(clock: ManualClock) -> None:
     times = []
     manager = ConnectionManager(Script(lambda: bool(times.append(clock.now()))), retry=RetryPolicy(10, 1, 10, 0.5))
     ear = Ear(manager)
@@ -340,7 +340,7 @@ def test_a_thing_that_flaps_after_its_return_is_not_hammered(clock: ManualClock)
 
 
 @pytest.mark.parametrize("there", [None, RuntimeError("no idea")])
-def test_where_presence_cannot_be_told_only_time_counts(clock: ManualClock, there: object) -> None:
+def test_where_presence_is_unknown_only_time_counts(clock: ManualClock, there: object) -> None:
     connection = Thing(False, there=there)
     with ConnectionManager(connection, retry=FIXED):
         clock.advance(4.99)
@@ -494,7 +494,7 @@ def test_an_alarm_sent_by_pydispatcher_counts_once(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("method", ["disconnect", "teardown"])
-def test_what_hanging_up_raises_hinders_nothing(method: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_disconnect_raises_stops_nothing(method: str, caplog: pytest.LogCaptureFixture) -> None:
     connection = Script(True)
     boom = ValueError("boom")
 
@@ -558,7 +558,7 @@ def test_a_receiver_that_raises_hurts_nobody(clock: ManualClock, caplog: pytest.
     assert "raising, a receiver of Signals.STATE_CHANGED, raised" in records[0].message
 
 
-def test_a_receiver_that_leaves_keeps_nobody_from_hearing() -> None:
+def test_a_receiver_that_leaves_keeps_no_other_from_receiving() -> None:
     manager = ConnectionManager(Script(True), retry=NEVER)
     heard: list[str] = []
 
@@ -572,7 +572,7 @@ def test_a_receiver_that_leaves_keeps_nobody_from_hearing() -> None:
         assert heard == ["leaving connecting", "staying connecting", "staying connected"]
 
 
-def test_a_receiver_sees_the_state_it_is_told() -> None:
+def test_a_receiver_sees_the_state_that_was_sent() -> None:
     manager = ConnectionManager(Script(True, False), retry=NEVER)
     seen: list[tuple[str, str]] = []
     manager.subscribe(lambda state: seen.append((state, manager.state)))
@@ -636,7 +636,7 @@ def test_a_manager_says_what_it_is() -> None:
     assert str(refused.value) == f"{manager!r} is torn down for good: make a new manager"
 
 
-def test_a_connection_whose_port_cannot_be_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_connection_without_a_known_port(caplog: pytest.LogCaptureFixture) -> None:
     """It is none the worse for it; the records say so."""
     error = RuntimeError("no port today")
 

@@ -319,7 +319,7 @@ def test_every_pair_is_here() -> None:
     assert set(TABLE) | connecting | {("torndown", "connect")} == pairs
 
 
-def test_order_of_states_when_told(bench: Callable[..., Bench]) -> None:
+def test_order_of_states_as_sent(bench: Callable[..., Bench]) -> None:
     """Connecting is told before the attempt, disconnected and torndown after what they do."""
     b = bench("ready")
     order: list[str] = []

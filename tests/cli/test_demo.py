@@ -33,7 +33,7 @@ def test_ends_by_itself_with_status_0_and_nothing_on_stderr(story):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_tells_each_state_as_it_changes(story):
+def test_prints_each_state_as_it_changes(story):
     words = [what for what, _ in story[1]]
     states = [what for what in words if what in set(cnxman.ConnectionState)]
     assert states[:3] == ["connecting", "connected", "recovering"]
@@ -42,7 +42,7 @@ def test_tells_each_state_as_it_changes(story):
     assert words.index("cable") < words.index("recovering")
 
 
-def test_tells_why_and_the_delay_of_each_retry(story):
+def test_prints_why_and_the_delay_of_each_retry(story):
     lines = story[1]
     assert "was lost" in next(text for what, text in lines if what == "recovering")
     retries = [text for what, text in lines if what == "retry"]
@@ -51,7 +51,7 @@ def test_tells_why_and_the_delay_of_each_retry(story):
     assert all(re.fullmatch(rf"next attempt in \d+\.\d+ s|{back}", text) for text in retries)
 
 
-def test_tells_once_that_the_return_of_the_device_was_noticed(story):
+def test_prints_once_that_the_return_of_the_device_was_noticed(story):
     lines = story[1]
     at = lines.index(("retry", "the device is back: trying at once"))
     assert lines.count(lines[at]) == 1
@@ -59,7 +59,7 @@ def test_tells_once_that_the_return_of_the_device_was_noticed(story):
     assert [what for what, _ in lines[at + 1 : at + 3]] == ["connecting", "connected"]
 
 
-def test_tells_data_with_its_size_before_and_after_the_outage(story):
+def test_prints_data_with_its_size_before_and_after_the_outage(story):
     lines = story[1]
     outage = next(at for at, (what, _) in enumerate(lines) if what == "recovering")
     sizes = [(at, int(text.split()[0]), text) for at, (what, text) in enumerate(lines) if what == "data"]

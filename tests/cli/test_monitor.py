@@ -85,7 +85,7 @@ def test_gives_line_ends_the_form_asked_for(device, eol, expected):
 # -- outages ----------------------------------------------------------------------------------------------
 
 
-def test_goes_on_after_an_outage_and_tells_what_happens(device):
+def test_goes_on_after_an_outage_and_reports_what_happens(device):
     with monitor(device, "-b", 115200) as command:
         device.wait_opened()
         device.send(b"before\n")
@@ -121,7 +121,7 @@ def test_waits_for_a_device_that_is_not_there_yet():
         command.out.wait(b"here")
 
 
-def test_what_comes_in_during_an_outage_is_held_back_told_and_sent_later(device):
+def test_input_during_an_outage_is_kept_reported_and_sent_later(device):
     with monitor(device) as command:
         device.wait_opened()
         device.unplug()
@@ -142,7 +142,7 @@ def test_what_is_piped_in_before_the_device_is_there_is_sent_when_it_comes():
         assert device.receive(5) == b"hello"
 
 
-def test_discard_drops_what_comes_in_during_an_outage_and_tells_how_much(device):
+def test_discard_drops_input_during_an_outage_and_reports_how_much(device):
     with monitor(device, "--discard") as command:
         device.wait_opened()
         device.unplug()
@@ -307,7 +307,7 @@ def test_a_signal_that_was_ignored_stays_ignored(device):
         process.send_signal(signal.SIGINT)
 
 
-def test_output_that_cannot_be_written_is_told_with_status_1(device):
+def test_output_that_cannot_be_written_is_status_1(device):
     with open("/dev/full", "wb") as full, monitor(device, stdout=full) as command:
         device.wait_opened()
         device.send(b"x")
@@ -490,7 +490,7 @@ def test_a_quiet_log_has_the_data_alone(device, tmp_path):
     assert (tmp_path / "log").read_bytes() == b"before after\n"
 
 
-def test_a_log_that_is_full_is_told_once_and_stops_nothing_else(device):
+def test_a_log_that_is_full_is_reported_once_and_stops_nothing_else(device):
     with monitor(device, "--log", "/dev/full") as command:
         device.wait_opened()
         device.send(b"one")
@@ -500,7 +500,7 @@ def test_a_log_that_is_full_is_told_once_and_stops_nothing_else(device):
         assert command.err.data.count(b"the log") == 1
 
 
-def test_quiet_tells_nothing(device):
+def test_quiet_reports_nothing(device):
     with monitor(device, "--quiet") as command:
         device.wait_opened()
         device.unplug()
@@ -599,7 +599,7 @@ def test_no_exclusive_lets_others_in(device):
         (["frobnicate"], "frobnicate"),
     ],
 )
-def test_wrong_usage_has_status_2_and_tells_the_usage(arguments, said, capsys):
+def test_wrong_usage_is_status_2_and_prints_the_usage(arguments, said, capsys):
     status, output, told = usage(capsys, *arguments)
     assert (status, output) == (2, "")
     assert told.startswith("usage: cnxman")

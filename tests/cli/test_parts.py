@@ -210,7 +210,7 @@ class Told(list):
         self.append(text)
 
 
-def test_nothing_is_told_while_the_line_is_up():
+def test_nothing_is_reported_while_the_line_is_up():
     told = Told()
     outbox = Outbox(told)
     outbox.line_up()
@@ -219,7 +219,7 @@ def test_nothing_is_told_while_the_line_is_up():
     assert told == []
 
 
-def test_typed_input_beyond_the_bound_is_dropped_and_told_once():
+def test_typed_input_beyond_the_bound_is_dropped_and_reported_once():
     told = Told()
     outbox = Outbox(told, limit=4)
     outbox.line_down()
@@ -296,7 +296,7 @@ def test_what_is_given_back_goes_out_first():
 # -- events -----------------------------------------------------------------------------------------------
 
 
-def test_events_that_nobody_can_read_are_not_told_and_no_error():
+def test_events_that_cannot_be_written_are_no_error():
     out, in_ = os.pipe()
     os.close(out)
     events = Events(in_)
@@ -360,7 +360,7 @@ def test_a_long_outage_does_not_fill_the_screen():
     assert told[-1] == ("connected", "the line")
 
 
-def test_commands_that_work_are_told(serial_device):
+def test_commands_that_work_are_reported(serial_device):
     told = []
     connection = SimpleNamespace(dtr=None, rts=None, send_break=lambda: None)
     monitor, _ = monitor_of(SerialConnection(serial_device.port), told)
@@ -436,7 +436,7 @@ def test_what_the_line_did_not_take_goes_out_next_and_nothing_twice():
 # -- the screen -------------------------------------------------------------------------------------------
 
 
-def test_a_screen_that_is_closed_is_told_once_and_takes_nothing_more(monkeypatch):
+def test_a_screen_that_is_closed_is_reported_once_and_takes_nothing_more(monkeypatch):
     told, written = [], []
 
     def write(_descriptor, data):
@@ -466,7 +466,7 @@ def test_what_is_no_terminal_is_not_cleared_and_what_is_mapped_to_nothing_not_wr
     assert written == [b"a"]
 
 
-def test_who_has_a_port_that_was_given_away_is_told_when_that_changes(monkeypatch):
+def test_the_holder_of_a_port_that_was_given_away_is_reported_when_it_changes(monkeypatch):
     told = []
     monitor, _ = monitor_of(SerialConnection("loop://"), told)
     seen = [[], [], ["esptool (pid 7)"], ["esptool (pid 7)"], []]

@@ -87,7 +87,7 @@ def test_lists_path_what_it_is_the_name_that_survives_and_who_holds_it(listed):
     assert "/dev/ttyS1" in lines
 
 
-def test_twins_are_told_apart_by_where_they_are(listed):
+def test_equal_adapters_differ_by_their_location(listed):
     listed(FTDI | {"device": "/dev/ttyUSB0"}, FTDI | {"device": "/dev/ttyUSB1", "location": "1-1.3"})
     shown = run().stdout
     assert "usb://0403:6001/A50285BI?location=1-1.2" in shown
@@ -119,7 +119,7 @@ def test_a_port_that_vanishes_in_mid_listing_is_no_error(listed):
     assert run().stdout == "/dev/ttyS0\n"
 
 
-def test_watch_tells_arrivals_and_departures_until_ctrl_c(listed):
+def test_watch_prints_arrivals_and_departures_until_ctrl_c(listed):
     listed({"device": "/dev/ttyS0"})
     with Command("ports", "--watch") as command:
         command.out.wait(b"present   /dev/ttyS0\n")
@@ -156,7 +156,7 @@ def test_watch_ends_quietly_when_nobody_reads_it(listed):
         assert command.err.wait_end() == b""
 
 
-def test_output_that_cannot_be_written_is_told_with_status_1(listed):
+def test_output_that_cannot_be_written_is_status_1(listed):
     listed({"device": "/dev/ttyS0"})
     with open("/dev/full", "wb") as full, Command("ports", stdout=full) as command:
         assert command.process.wait(60) == 1

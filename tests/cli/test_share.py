@@ -90,7 +90,7 @@ TCP = ("--listen", "tcp:127.0.0.1:0")
 # -- what goes to and fro -------------------------------------------------------------------------------------
 
 
-def test_each_client_gets_what_the_device_says_and_is_heard_by_it(device, tmp_path):
+def test_each_client_gets_the_device_s_data_and_the_device_gets_theirs(device, tmp_path):
     link, path = tmp_path / "tty", str(tmp_path / "sock")
     with (
         Shared(device, "--pty", link, "--listen", f"unix:{path}", *TCP) as command,
@@ -527,17 +527,17 @@ def test_addresses_that_make_no_sense_are_wrong_usage(address, capsys):
         ("--baudrate", "-1", "--pty", "/tmp/x"),
     ],
 )
-def test_wrong_usage_is_told(arguments, capsys):
+def test_wrong_usage_is_status_2(arguments, capsys):
     status, _, told = usage(capsys, "share", "/dev/x", *arguments)
     assert status == 2
     assert "error: " in told
 
 
-def test_a_host_that_is_not_there_is_told():
+def test_an_unknown_host_is_reported():
     assert "can't listen on tcp:host.invalid:4001: " in refused("--listen", "tcp:host.invalid:4001")
 
 
-def test_nothing_listens_beyond_this_machine_unless_told_to(device):
+def test_nothing_listens_beyond_this_machine_unless_asked_to(device):
     with Shared(device, "--listen", "tcp:0") as command:
         listening = re.findall(r"listening +tcp:(\S+):\d+(.*)", command.err.data.decode())
         assert {host for host, _ in listening} <= {"127.0.0.1", "[::1]"}
@@ -559,7 +559,7 @@ def test_mode_and_group_are_set_for_what_stands_after_them(device, tmp_path):
 # -- what clients set -----------------------------------------------------------------------------------------
 
 
-def test_settings_of_a_client_are_ignored_and_told_once(device, tmp_path):
+def test_settings_of_a_client_are_ignored_and_reported_once(device, tmp_path):
     with Shared(device, "-b", 115200, "--pty", tmp_path / "tty") as command:
         for count in range(2):
             with serial.Serial(str(tmp_path / "tty"), 57600, timeout=60) as port:
@@ -633,7 +633,7 @@ def test_a_shell_writes_to_a_pty_as_to_a_port(device, tmp_path):
             assert device.receive(until=b"\n") == b"hello %d\n" % count
 
 
-def test_quiet_tells_nothing(device, tmp_path):
+def test_quiet_reports_nothing(device, tmp_path):
     with Shared(device, "--quiet", "--pty", tmp_path / "tty", connected=False) as command:
         device.wait_opened()
         command.signal(signal.SIGTERM)

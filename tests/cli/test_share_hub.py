@@ -145,7 +145,7 @@ def test_one_that_vanished_before_it_was_accepted_is_nobody():
         assert running.count("came") == 1
 
 
-def test_more_clients_than_it_serves_are_refused_and_that_is_told_once(monkeypatch):
+def test_more_clients_than_it_serves_are_refused_and_that_is_reported_once(monkeypatch):
     monkeypatch.setattr(hub_module, "MOST_CLIENTS", 2)
     with Running() as running:
         first, _ = running.come("first"), running.come("second")
@@ -163,7 +163,7 @@ def test_more_clients_than_it_serves_are_refused_and_that_is_told_once(monkeypat
         assert first.recv(1) == b""
 
 
-def test_what_a_read_only_client_sends_is_ignored_and_told_once():
+def test_what_a_read_only_client_sends_is_ignored_and_reported_once():
     with Running() as running:
         client = running.come("quiet", read_only=True)
         client.sendall(b"x")
@@ -274,7 +274,7 @@ def test_a_pty_that_was_closed_is_not_taken_for_opened(terminal, monkeypatch):
         assert running.count("came") == 1
 
 
-def test_a_pty_that_can_not_be_had_again_is_told(terminal, monkeypatch):
+def test_a_pty_that_cannot_be_made_again_is_reported(terminal, monkeypatch):
     monkeypatch.setattr(hub_module, "LOOK_EVERY", 0.001)
     running, pty = Running(), terminal()
     running.hub.add_pty(pty)
@@ -412,7 +412,7 @@ def test_a_lock_that_fails_for_another_reason_says_so(monkeypatch, tmp_path):
         names.Lock(str(tmp_path / "tty"))
 
 
-def test_a_name_that_may_not_be_made_is_told(monkeypatch, tmp_path):
+def test_a_name_that_may_not_be_made_is_reported(monkeypatch, tmp_path):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -421,7 +421,7 @@ def test_a_name_that_may_not_be_made_is_told(monkeypatch, tmp_path):
         names.link_to("/dev/pts/1", str(tmp_path / "tty"))
 
 
-def test_a_socket_s_path_that_is_too_long_is_told(tmp_path):
+def test_a_socket_s_path_that_is_too_long_is_reported(tmp_path):
     path = str(tmp_path / ("x" * 200))
     with pytest.raises(OSError, match="can't be made: AF_UNIX path too long"):
         open_servers(Place("unix", path))
@@ -567,7 +567,7 @@ except OSError as error:
 """
 
 
-def test_where_there_are_no_pseudo_terminals_that_is_told():
+def test_a_system_without_pseudo_terminals_is_reported():
     assert run_script(NO_TERMINALS) == {"told": "/tmp/x: this system has no pseudo-terminals; use --listen"}
 
 
@@ -681,7 +681,7 @@ def test_a_write_that_fails_is_tried_again_at_the_next_connection(tmp_path):
         (ValueError("baudrate must be"), "ignored (baudrate must be"),
     ],
 )
-def test_settings_that_can_not_be_followed_are_told(tmp_path, error, says):
+def test_settings_that_cannot_be_followed_are_reported(tmp_path, error, says):
     class Refusing(SerialConnection):
         def configure(self, **changes):
             raise error

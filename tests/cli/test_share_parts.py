@@ -182,7 +182,7 @@ def test_after_a_failed_write_the_sender_waits_for_the_manager_to_notice(told):
     assert box.held == 7
 
 
-def test_room_is_told_once_after_the_outbox_was_full(told):
+def test_room_is_reported_once_after_the_outbox_was_full(told):
     box = outbox(told, limit=10)
     box.line_up()
     box.put(bytes(6))

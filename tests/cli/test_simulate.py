@@ -48,7 +48,7 @@ def test_counts(link):
         assert ask(link, b"COUNT?") == [b"3"]
 
 
-def test_answers_what_it_was_told_to_and_tells_what_it_was_asked(link):
+def test_answers_as_configured_and_prints_what_it_was_asked(link):
     with play(link, "--every", 0, "--answer", "VOLT?=5.02", "--answer", "*IDN?=OURS") as command:
         assert ask(link, b"VOLT?", b"*IDN?") == [b"5.02", b"OURS"]
         with serial.Serial(str(link)) as host:
@@ -207,7 +207,7 @@ def test_a_link_of_somebody_elses_is_not_removed(link):
     assert link.readlink().name == "elsewhere"
 
 
-def test_quiet_tells_the_port_alone(link):
+def test_quiet_prints_the_port_alone(link):
     with play(link, "--quiet") as command:
         assert ask(link, b"PING")
         command.signal(signal.SIGINT)
@@ -232,7 +232,7 @@ def test_a_host_that_does_not_read_stops_nothing(link):
             assert b"PONG\n" in (host.readline() for _ in range(6))
 
 
-def test_is_told_where_there_are_no_pseudo_terminals(monkeypatch, capfd):
+def test_a_system_without_pseudo_terminals_is_an_error(monkeypatch, capfd):
     """As on Windows: a device that is reached by URL is no use to another program."""
     monkeypatch.setattr("cnxman.testing.device.HAVE_PTYS", False)
     assert simulate.run(simulate.Options()) == 1

@@ -128,7 +128,7 @@ def test_commands_stand_behind_the_prefix(device):
 
 
 @pytest.mark.parametrize("key", [b"d", b"r"])
-def test_a_command_that_fails_is_told_and_ends_nothing(device, key):
+def test_a_command_that_fails_is_reported_and_ends_nothing(device, key):
     with monitor(device) as command:
         device.wait_opened()
         command.type(CTRL_T + key)  # a pseudo-terminal has no modem lines

@@ -884,7 +884,7 @@ def test_line_that_opens_while_an_object_is_made_over_it_counts(
     telling[0].join()
 
 
-def test_prepare_that_hears_nothing_may_end_before_opened_is_told(meter: SimulatedDevice) -> None:
+def test_prepare_that_receives_nothing_may_end_before_opened_is_sent(meter: SimulatedDevice) -> None:
     class Blind(SerialConnection):
         def prepare(self) -> bool:
             return True

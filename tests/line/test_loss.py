@@ -459,7 +459,7 @@ def not_opened(port: str, error: Exception) -> str:
 
 
 @pytest.mark.parametrize("kind", ["EIO", "ENXIO", "ENODEV", "ENOENT", "termios", "errno in the context"])
-def test_a_line_that_is_gone_is_told_as_such(kind: str) -> None:
+def test_a_line_that_is_gone_has_its_own_message(kind: str) -> None:
     assert str(lost("/dev/x", KINDS[kind]())) == "/dev/x was lost: the device is gone; was it unplugged?"
 
 
@@ -497,7 +497,7 @@ def test_the_hint_for_a_port_server_that_acknowledges_no_modem_lines() -> None:
     assert "ign_set_control" not in str(not_opened("socket://host:1", error))
 
 
-def test_a_receiver_may_hang_up_though_the_line_never_opened(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_may_disconnect_though_the_line_never_opened(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that hears the read errors of all listeners, on the listener's own thread."""
     connection = SerialConnection(pty.path)
     heard: list[ConnectionException] = []
@@ -558,7 +558,7 @@ def test_a_pull_raises_one_alarm_within_a_second_and_frees_descriptor_and_thread
     assert hearer.names == ["opened", "data", "closed", "alarm", "opened", "data", "closed"]
 
 
-def test_the_port_is_closed_before_anybody_is_told(pty: Pty) -> None:
+def test_the_port_is_closed_before_any_receiver_is_called(pty: Pty) -> None:
     """A held descriptor would make the kernel give the adapter another name."""
     connection = SerialConnection(pty.path)
     device = pty.device
@@ -641,7 +641,7 @@ def test_a_pull_during_an_opening_is_a_success_or_a_failure_and_never_leaks(pty:
         connection.teardown()
 
 
-def test_a_receiver_of_the_loss_may_dial_again(pty: Pty) -> None:
+def test_a_receiver_of_the_loss_may_connect_again(pty: Pty) -> None:
     """Without a manager: whoever hears CLOSED or the alarm connects again; the new line tells after the old one."""
     connection = SerialConnection(pty.path)
 
@@ -662,7 +662,7 @@ def test_a_receiver_of_the_loss_may_dial_again(pty: Pty) -> None:
     assert hearer.names == ["opened", "closed", "opened", "data", "closed"], "who replaced it needs no alarm"
 
 
-def test_a_disconnect_while_the_loss_is_told_waits_and_keeps_the_alarm_back(pty: Pty) -> None:
+def test_a_disconnect_while_the_loss_is_sent_waits_and_no_alarm_follows(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -708,7 +708,7 @@ def test_a_disconnect_while_the_lost_port_is_closed_was_asked_for(pty: Pty, monk
     assert connection.last_error is None
 
 
-def test_a_teardown_while_the_alarm_is_told_waits_for_its_receivers(pty: Pty) -> None:
+def test_a_teardown_while_the_alarm_is_sent_waits_for_its_receivers(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -884,7 +884,7 @@ def test_the_clock_may_be_set_back(pty: Pty, monkeypatch: pytest.MonkeyPatch) ->
 # -- additions --
 
 
-def test_a_line_that_was_lost_is_forgotten_once_all_was_told(pty: Pty) -> None:
+def test_a_line_that_was_lost_is_released_once_all_was_sent(pty: Pty) -> None:
     """Though nobody has hung up."""
     connection = SerialConnection(pty.path)
     hearer = Hearer(connection)

@@ -67,14 +67,14 @@ class Stall:
 
 
 def stalled(pty: Pty, **settings: Any) -> tuple[SerialConnection, Stall, Hearer]:
-    """A connection whose receiver is busy, and what came before has been taken over by the stand-in."""
+    """A connection whose receiver is busy, and what came before has been taken over by the overflow reader."""
     connection = SerialConnection(pty.path, **settings)
     stall = Stall(connection)
     hearer = Hearer(connection)
     assert connection.try_connect()
     pty.send(b"!")
     assert stall.begun.wait(BOUND)
-    wait_until(lambda: any("overflow reader" in name for name in library_threads()), "a stand-in reads")
+    wait_until(lambda: any("overflow reader" in name for name in library_threads()), "it takes over")
     return connection, stall, hearer
 
 
@@ -183,7 +183,7 @@ def test_a_buffer_of_one_byte_works_too(pty: Pty) -> None:
         hearer.wait_for_data(b"!abcdef")
 
 
-def test_order_is_kept_however_often_the_stand_in_takes_over_and_gives_back(pty: Pty) -> None:
+def test_order_is_kept_however_often_the_overflow_reader_takes_over(pty: Pty) -> None:
     """Random bursts against a receiver that is busy for random times about as long as two looks."""
     seed = 20
     chance = random.Random(seed)
@@ -219,7 +219,7 @@ def test_order_is_kept_however_often_the_stand_in_takes_over_and_gives_back(pty:
             st.tuples(st.just("send"), st.integers(1, 6000)),
             st.tuples(st.just("hold"), st.just(0)),
             st.tuples(st.just("let go"), st.just(0)),
-            st.tuples(st.just("relief"), st.just(0)),
+            st.tuples(st.just("stall"), st.just(0)),
         ),
         max_size=25,
     ),
@@ -327,7 +327,7 @@ def test_a_loss_with_a_full_buffer_gives_the_alarm_after_the_data(pty: Pty) -> N
     assert (b"!" + sent).startswith(hearer.data)
 
 
-def test_a_stop_during_relief_waits_for_the_receiver_and_delivers_nothing_more(pty: Pty) -> None:
+def test_a_stop_while_buffering_waits_for_the_receiver_and_delivers_nothing_more(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty)
     port = port_of(connection)
     pty.send(b"more")
@@ -357,7 +357,7 @@ def test_nobody_spins_while_a_stop_waits_for_a_receiver(pty: Pty, buffer_size: i
         stop.join()
 
 
-def test_a_stop_waits_for_the_stand_in(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_waits_for_the_overflow_reader(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     original, left = ReceiveBuffer._read_overflow, threading.Event()
 
     def run(buffer: ReceiveBuffer) -> None:
@@ -373,14 +373,16 @@ def test_a_stop_waits_for_the_stand_in(pty: Pty, monkeypatch: pytest.MonkeyPatch
     assert library_threads() == []
 
 
-def test_a_receiver_that_hangs_up_during_relief_is_not_waited_for(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_disconnects_while_buffering_is_not_waited_for(
+    pty: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
     connection = SerialConnection(pty.path)
     hearer = Hearer(connection)
     took: list[float] = []
 
     def hang_up(data: bytes) -> None:
-        wait_until(lambda: any("overflow reader" in name for name in library_threads()), "a stand-in reads")
+        wait_until(lambda: any("overflow reader" in name for name in library_threads()), "it takes over")
         began = time.monotonic()
         connection.disconnect()
         took.append(time.monotonic() - began)
@@ -393,18 +395,18 @@ def test_a_receiver_that_hangs_up_during_relief_is_not_waited_for(pty: Pty, monk
         assert took[0] < BOUND / 2
 
 
-def test_a_receiver_that_hangs_up_and_dials_again_during_relief_hears_both_lines_in_order(pty: Pty) -> None:
+def test_a_receiver_that_reconnects_while_buffering_receives_both_lines_in_order(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
 
     def redial(data: bytes) -> None:
         if data == b"again":
-            wait_until(lambda: any("overflow reader" in name for name in library_threads()), "a stand-in reads")
+            wait_until(lambda: any("overflow reader" in name for name in library_threads()), "it takes over")
             pty.send(b"never heard")
             wait_until(lambda: waiting(connection) == 11, "it was read")
             connection.disconnect()
             assert connection.try_connect()
             pty.send(b"new")
-            time.sleep(5 * POLL_INTERVAL)  # the new line waits: it, too, is relieved
+            time.sleep(5 * POLL_INTERVAL)  # the new line waits: it, too, is buffered
 
     hearer = Hearer(connection)
     connection.subscribe(redial)
@@ -428,9 +430,9 @@ def test_a_line_that_falls_silent_while_its_receiver_is_busy_raises_the_alarm_af
 
 
 def test_the_silence_counts_from_when_the_listener_reads_again(pty: Pty) -> None:
-    """The stand-in still waits, finds the line silent first, and has no say in it any more."""
+    """The overflow reader still waits, finds the line silent first, and has no say in it any more."""
     _, stall, hearer = stalled(pty, idle_timeout=3)
-    time.sleep(0.5)  # a part of the stand-in's wait
+    time.sleep(0.5)  # a part of the overflow reader's wait
     went_on = time.monotonic()
     stall.go_on.set()
     hearer.wait_for_event("alarm")
@@ -439,8 +441,8 @@ def test_the_silence_counts_from_when_the_listener_reads_again(pty: Pty) -> None
 
 
 @pytest.mark.parametrize("how", ["pull", "silence"])
-def test_after_a_relief_a_loss_is_told_once(pty: Pty, how: str) -> None:
-    """The stand-in waits for the same line still, and may be the first to see its end."""
+def test_after_buffering_a_loss_is_sent_once(pty: Pty, how: str) -> None:
+    """The overflow reader waits for the same line still, and may be the first to see its end."""
     for _ in range(3):
         _, stall, hearer = stalled(pty, idle_timeout=1)
         stall.go_on.set()
@@ -478,7 +480,7 @@ def test_a_slow_receiver_of_opened_costs_no_data_either(pty: Pty) -> None:
 # -- the threads that do it -------------------------------------------------------------------------------
 
 
-def test_quick_receivers_call_up_no_stand_in(pty: Pty) -> None:
+def test_quick_receivers_start_no_overflow_reader(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
     hearer = Hearer(connection)
     with torn_down(connection):
@@ -513,7 +515,7 @@ def test_many_lines_share_one_watchdog_which_ends_with_the_last(pty: Pty) -> Non
         each.close()
 
 
-def test_two_stalled_lines_are_relieved_independently(pty: Pty) -> None:
+def test_two_stalled_lines_are_buffered_independently(pty: Pty) -> None:
     with Pty() as second:
         lines = [stalled(each) for each in (pty, second)]
         data = [pattern(50_000, 1), pattern(60_000, 2)]
@@ -594,9 +596,9 @@ def test_memory_that_runs_out_in_a_receiver_is_logged_and_the_line_goes_on(
     assert all("out_of_memory" in record.getMessage() for record in errors)
 
 
-@pytest.mark.parametrize("relieved", [False, True])
+@pytest.mark.parametrize("buffering", [False, True])
 def test_memory_that_runs_out_while_reading_is_a_loss_with_its_alarm(
-    pty: Pty, monkeypatch: pytest.MonkeyPatch, relieved: bool
+    pty: Pty, monkeypatch: pytest.MonkeyPatch, buffering: bool
 ) -> None:
     original = os.read
     number = 0
@@ -607,7 +609,7 @@ def test_memory_that_runs_out_while_reading_is_a_loss_with_its_alarm(
         return original(fd, size)
 
     with no_leak():
-        if relieved:
+        if buffering:
             connection, stall, hearer = stalled(pty)
         else:
             connection = SerialConnection(pty.path)
@@ -619,7 +621,7 @@ def test_memory_that_runs_out_while_reading_is_a_loss_with_its_alarm(
         pty.send(b"x")
         wait_until(lambda: not port.is_open, "the port is closed")
         monkeypatch.undo()
-        if relieved:
+        if buffering:
             stall.go_on.set()
         hearer.wait_for_event("alarm")
         assert isinstance(hearer.alarms[0].inner, MemoryError)
@@ -632,13 +634,13 @@ def switches(name: str) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("voluntary"))
 
 
-def test_the_stand_in_and_the_watchdog_sleep_without_waking_on_an_idle_line(pty: Pty) -> None:
+def test_overflow_reader_and_watchdog_sleep_without_waking_on_an_idle_line(pty: Pty) -> None:
     connection, stall, hearer = stalled(pty)
     with torn_down(connection):
         pty.send(b"some")
         stall.go_on.set()
         hearer.wait_for_data(b"!some")
-        for number in range(1, 4):  # the first of them may still be the stand-in's
+        for number in range(1, 4):  # the first of them may still be the overflow reader's
             pty.send(b"more")
             hearer.wait_for_data(b"!some" + b"more" * number)
         names = ("overflow reader", "stall watchdog", "listener")

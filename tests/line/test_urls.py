@@ -206,7 +206,7 @@ def test_a_socket_whose_far_end_does_not_read_stalls_and_times_out(far_end: FarE
     connection.teardown()
 
 
-def test_a_stalled_receiver_of_a_socket_is_relieved_too(far_end: FarEnd) -> None:
+def test_the_overflow_reader_takes_over_on_a_socket_too(far_end: FarEnd) -> None:
     connection = SerialConnection(far_end.url)
     begun, go_on = threading.Event(), threading.Event()
     heard = bytearray()
@@ -465,7 +465,7 @@ def test_no_spelling_gets_past_the_allow_list(port: str) -> None:
         SerialConnection(port, schemes=["", "usb"])
 
 
-def test_what_is_allowed_is_told() -> None:
+def test_the_error_names_what_is_allowed() -> None:
     with pytest.raises(ValueError, match="only plain device names, usb://"):
         SerialConnection("loop://", schemes=["", "usb"])
     with pytest.raises(ValueError, match="only nothing"):

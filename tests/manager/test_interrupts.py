@@ -113,7 +113,7 @@ def test_an_interrupt_at_any_place(case: str) -> None:
             raise
 
 
-def test_an_interrupt_before_connected_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_before_connected_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever breaks off connect() finds the connection hung up, and everybody is told."""
     connection = Script(True)
     manager = ConnectionManager(connection, retry=NEVER)

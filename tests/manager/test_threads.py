@@ -261,7 +261,7 @@ def test_what_a_receiver_on_the_worker_calls_is_run_by_the_worker() -> None:
     manager.teardown()
 
 
-def test_a_receiver_may_redial() -> None:
+def test_a_receiver_may_connect_again() -> None:
     connection = Script(True)
     manager = ConnectionManager(connection, retry=NEVER)
     ear = Ear(manager)
@@ -420,7 +420,7 @@ class Joined(Connection):
 
 @pytest.mark.parametrize("ours", ["disconnect", "teardown"])
 @pytest.mark.parametrize("theirs", ["connect", "disconnect", "teardown"])
-def test_hanging_up_while_a_receiver_on_the_listener_calls(ours: str, theirs: str) -> None:
+def test_disconnecting_while_a_receiver_on_the_listener_calls(ours: str, theirs: str) -> None:
     """Thread A waits for the listener, whose receiver calls what A is doing."""
     connection = Joined()
     manager = ConnectionManager(connection, retry=NEVER)
@@ -441,7 +441,7 @@ def test_hanging_up_while_a_receiver_on_the_listener_calls(ours: str, theirs: st
     assert manager.state == "torndown"
 
 
-def test_hanging_up_a_real_line_while_its_receiver_does(
+def test_disconnecting_a_real_line_while_its_receiver_does(
     serial_device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
@@ -655,7 +655,7 @@ def test_an_interrupt_within_what_came_from_inside(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("call", ["disconnect", "teardown"])
 @pytest.mark.parametrize("method", ["disconnect", "teardown"])
-def test_an_interrupt_while_it_hangs_up(call: str, method: str) -> None:
+def test_an_interrupt_while_it_disconnects(call: str, method: str) -> None:
     """Nothing is left undone: a manager that is torn down will not do it later."""
     connection = Script(True)
     manager = ConnectionManager(connection, retry=NEVER)
@@ -675,7 +675,7 @@ def test_an_interrupt_while_it_hangs_up(call: str, method: str) -> None:
     assert ear.states == ["connecting", "connected", *(["disconnected"] if call == "disconnect" else []), "torndown"]
 
 
-def test_an_interrupt_while_it_hangs_up_after_the_last_attempt() -> None:
+def test_an_interrupt_while_it_disconnects_after_the_last_attempt() -> None:
     connection = Script(KeyboardInterrupt("in the attempt"))
 
     def interrupt() -> None:

@@ -762,7 +762,7 @@ def test_200_quick_stops_and_starts_under_a_flood(pty: Pty, caplog: pytest.LogCa
     assert warnings_of(caplog) == []
 
 
-def test_a_receiver_that_hangs_up_and_dials_again_hears_both_lines_in_order(pty: Pty) -> None:
+def test_a_receiver_that_reconnects_receives_both_lines_in_order(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
 
     def redial(data: bytes) -> None:
@@ -783,9 +783,7 @@ def test_a_receiver_that_hangs_up_and_dials_again_hears_both_lines_in_order(pty:
     assert [detail for name, detail in hearer.events if name == "closed"] == [None, None]
 
 
-def test_a_receiver_that_dials_again_many_times_leaves_nothing_behind(
-    pty: Pty, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_receiver_that_reconnects_many_times_leaves_nothing_behind(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it ever wait for itself."""
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
     connection = SerialConnection(pty.path)
@@ -812,7 +810,7 @@ def test_a_receiver_that_dials_again_many_times_leaves_nothing_behind(
     assert hearer.names == ["opened", "data", "closed", "opened", "data", "closed"]
 
 
-def test_a_receiver_that_dials_in_vain_and_hangs_up_does_not_wait_for_itself(
+def test_a_receiver_that_fails_to_open_and_disconnects_does_not_wait_for_itself(
     pty: Pty, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
@@ -843,7 +841,7 @@ def test_a_receiver_that_dials_in_vain_and_hangs_up_does_not_wait_for_itself(
     assert len(warnings_of(caplog)) == 1, "the attempt in vain"
 
 
-def test_a_receiver_that_dials_while_there_are_no_threads_hears_both_lines_in_order_when_there_are(
+def test_a_receiver_that_opens_while_there_are_no_threads_receives_both_lines_in_order_later(
     pty: Pty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = SerialConnection(pty.path)
@@ -869,7 +867,7 @@ def test_a_receiver_that_dials_while_there_are_no_threads_hears_both_lines_in_or
     assert hearer.names == ["opened", "data", "closed", "opened", "closed"]
 
 
-def test_lines_dialled_from_receivers_are_not_kept(pty: Pty) -> None:
+def test_lines_opened_from_receivers_are_not_kept(pty: Pty) -> None:
     """Each listener forgets the one before it."""
     import gc
     import weakref

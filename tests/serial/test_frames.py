@@ -57,7 +57,7 @@ def test_each_frame_is_one_signal_and_half_a_one_does_not_outlive_an_outage(
     assert set(ear.framers) == {framer}
 
 
-def test_two_framers_on_one_connection_each_tell_who_they_are_and_leave_alone(
+def test_two_framers_on_one_connection_are_named_and_end_independently(
     serial_device: SimulatedDevice, ear: Ear
 ) -> None:
     connection = SerialConnection(serial_device.port)
@@ -98,7 +98,7 @@ def test_a_receiver_that_raises_loses_no_further_frame_of_the_same_chunk(
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [LookupError] * 3
 
 
-def test_a_receiver_that_hangs_up_hears_no_further_frame_once_it_was_given_up(
+def test_a_receiver_that_disconnects_receives_no_further_frame_once_it_was_abandoned(
     serial_device: SimulatedDevice, ear: Ear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", 0.05)

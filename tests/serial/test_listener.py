@@ -239,7 +239,7 @@ def test_once_terminated_nothing_is_reported(pty: Pty) -> None:
     assert ear.errors == []
 
 
-def test_a_pull_is_one_read_error_and_the_port_is_closed_before_it_is_told(pty: Pty) -> None:
+def test_a_pull_is_one_read_error_and_the_port_is_closed_before_it_is_sent(pty: Pty) -> None:
     was_open: list[bool] = []
     with no_leak():
         port = serial.Serial(pty.path)

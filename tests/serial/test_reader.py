@@ -109,7 +109,7 @@ def test_a_timeout_says_what_came_and_loses_none_of_it(
             reader.read_until(b"\n", 0)
 
 
-def test_a_timeout_tells_when_there_is_no_connection(serial_device: SimulatedDevice) -> None:
+def test_a_timeout_says_when_there_is_no_connection(serial_device: SimulatedDevice) -> None:
     with SerialConnection(serial_device.port).reader() as reader, pytest.raises(TimeoutError, match="is not connected"):
         reader.read(0)
 
@@ -160,7 +160,7 @@ def test_a_reader_takes_nothing_from_the_others(serial_device: SimulatedDevice, 
 # The end of the line
 
 
-def test_what_had_come_is_read_before_the_loss_is_told(
+def test_what_had_come_is_read_before_the_loss_is_raised(
     serial_device: SimulatedDevice, connection: SerialConnection
 ) -> None:
     with ConnectionManager(connection, retry=AT_ONCE) as manager, connection.reader() as reader:
@@ -185,7 +185,7 @@ def test_what_had_come_is_read_before_the_loss_is_told(
             assert another.read(SOON, size=5) == b"again"
 
 
-def test_hanging_up_ends_a_read(connection: SerialConnection) -> None:
+def test_disconnecting_ends_a_read(connection: SerialConnection) -> None:
     with connection.reader() as reader:
         waiting = in_thread(reader.read)
         connection.disconnect()
@@ -194,7 +194,7 @@ def test_hanging_up_ends_a_read(connection: SerialConnection) -> None:
         assert isinstance(error.inner, ConnectionAbortedError)
 
 
-def test_a_reader_made_before_hears_the_first_byte(serial_device: SimulatedDevice) -> None:
+def test_a_reader_made_before_receives_the_first_byte(serial_device: SimulatedDevice) -> None:
     connection = SerialConnection(serial_device.port)
     with connection.reader() as reader, ConnectionManager(connection):
         serial_device.wait_opened()
@@ -280,7 +280,7 @@ def read_all(reader: SerialReader, size: int) -> Iterator[None]:
         yield
 
 
-def test_a_full_reader_does_not_hinder_hanging_up(
+def test_a_full_reader_does_not_hinder_disconnecting(
     serial_device: SimulatedDevice,
     connection: SerialConnection,
     caplog: pytest.LogCaptureFixture,
@@ -547,7 +547,7 @@ def test_much_that_came_before_does_not_fill_the_readers_own_store(serial_device
     connection.teardown()
 
 
-def test_when_all_that_came_was_told(serial_device: SimulatedDevice) -> None:
+def test_when_all_that_came_was_delivered(serial_device: SimulatedDevice) -> None:
     with serial.Serial(serial_device.port, timeout=0) as port:
         serial_device.wait_opened()
         source = ReceiveBuffer(PosixLine(port, None), 1000)
@@ -562,7 +562,7 @@ def test_when_all_that_came_was_told(serial_device: SimulatedDevice) -> None:
         assert source.is_drained()
 
 
-def test_when_all_that_came_by_url_was_told() -> None:
+def test_when_all_that_came_by_url_was_delivered() -> None:
     with serial.serial_for_url("loop://") as port:
         line, source = make_line(port, None, 1000)
         assert source.is_drained()

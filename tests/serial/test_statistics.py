@@ -45,7 +45,7 @@ def test_before_anything_has_happened_all_is_zero(pty: Pty) -> None:
     assert now.last_error is now.last_error_at is now.up_since is now.driver is None
 
 
-def test_bytes_and_chunks_are_those_that_receivers_were_told_and_the_device_got(pty: Pty) -> None:
+def test_bytes_and_chunks_are_those_that_receivers_and_the_device_got(pty: Pty) -> None:
     connection = SerialConnection(pty.path)
     hearer = Hearer(connection)
     data = pattern(100_000)

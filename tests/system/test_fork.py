@@ -214,7 +214,7 @@ print(json.dumps(found))
 )
 
 
-def test_the_child_may_take_the_port_once_the_parent_has_let_go_of_it() -> None:
+def test_the_child_may_open_the_port_once_the_parent_has_released_it() -> None:
     found = run_script(EXCLUSIVE)
     assert found["taken"][0] is False
     assert found["taken"][1] in (errno.EAGAIN, errno.EBUSY)

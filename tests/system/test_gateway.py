@@ -51,7 +51,7 @@ class Exporter:
             time.sleep(0.02)
 
 
-def test_prometheus_is_told_of_an_outage(serial_device: SimulatedDevice) -> None:
+def test_prometheus_shows_an_outage(serial_device: SimulatedDevice) -> None:
     exporter = Exporter(serial_device)
     try:
         serial_device.wait_opened(PATIENCE)

@@ -203,7 +203,7 @@ def test_no_spelling_gets_past_it(port: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", sorted({url.split("://")[0] for url, _ in ALL if "://" in url}))
-def test_the_documents_tell_what_each_scheme_does(scheme: str) -> None:
+def test_the_documents_say_what_each_scheme_does(scheme: str) -> None:
     assert f"`{scheme}://`" in (ROOT / "SECURITY.md").read_text()
     assert f"``{scheme}://``" in (ROOT / "docs/promise/security.rst").read_text()
 

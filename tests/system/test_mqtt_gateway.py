@@ -169,7 +169,7 @@ def test_through_an_outage_of_the_broker(
     assert serial_device.receive(until=b"\n", timeout=PATIENCE) == b"still there?\n"
 
 
-def test_killed_it_is_told_to_be_offline(reader: Reader, gateway: "subprocess.Popen[bytes]") -> None:
+def test_a_killed_gateway_is_shown_as_offline(reader: Reader, gateway: "subprocess.Popen[bytes]") -> None:
     reader.wait_for("state", b"connected")
     gateway.kill()
     reader.wait_for("state", b"offline")

@@ -343,7 +343,7 @@ def test_what_came_before_the_end_is_delivered_though_the_receiver_is_slow(serve
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_network_is_cut_and_the_idle_timeout_tells(
+def test_the_network_is_cut_and_the_idle_timeout_notices(
     server: Server, network: Callable[[str], Network], scheme: str
 ) -> None:
     relay = network(scheme)

@@ -196,7 +196,7 @@ class Watch:
                 times -= 1
 
 
-def test_gpsd_goes_on_telling_where_it_is(device: SimulatedDevice, tmp_path: Path) -> None:
+def test_gpsd_goes_on_reporting_positions(device: SimulatedDevice, tmp_path: Path) -> None:
     gpsd = tool("gpsd")
     for folder in (tmp_path, *tmp_path.parents[:-1]):  # gpsd becomes somebody else, if it is started by root
         if folder.owner() == tmp_path.owner():

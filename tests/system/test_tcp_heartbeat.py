@@ -126,7 +126,7 @@ def test_silence_is_asked_and_then_is_a_loss(example: Any, device: Device) -> No
         ear.wait_for("connected")
 
 
-def test_hanging_up_is_no_alarm(example: Any, device: Device) -> None:
+def test_disconnecting_is_no_alarm(example: Any, device: Device) -> None:
     connection = example.TcpConnection(*device.address)
     alarms: list[object] = []
     connection.subscribe(lambda error: alarms.append(error))
@@ -146,7 +146,7 @@ def test_hanging_up_is_no_alarm(example: Any, device: Device) -> None:
     assert alarms == []
 
 
-def test_a_receiver_may_hang_up(example: Any, device: Device) -> None:
+def test_a_receiver_may_disconnect(example: Any, device: Device) -> None:
     connection = example.TcpConnection(*device.address)
     manager = ConnectionManager(connection)
     ear = Ear(connection, manager, example)

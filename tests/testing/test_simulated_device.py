@@ -632,7 +632,7 @@ def test_a_reply_that_isnt_read_ends_with_the_session(device: SimulatedDevice) -
             assert host.read(3) == b"new"
 
 
-def test_what_an_answer_function_raises_is_told_by_close() -> None:
+def test_what_an_answer_function_raises_is_raised_by_close() -> None:
     def answer(request: bytes) -> bytes:
         if request == b"good\n":
             return b"yes\n"
@@ -650,7 +650,7 @@ def test_what_an_answer_function_raises_is_told_by_close() -> None:
 
 
 @pytest.mark.parametrize(("first", "error"), [("text", TypeError), (5, TypeError)])
-def test_a_reply_that_isnt_bytes_is_told_by_close(first: object, error: type[Exception]) -> None:
+def test_a_reply_that_isnt_bytes_is_raised_by_close(first: object, error: type[Exception]) -> None:
     replies = [b"good\n", first]
     device = SimulatedDevice(lambda request: replies.pop())  # type: ignore[arg-type, return-value]
     with with_pyserial(device) as host:
@@ -694,7 +694,7 @@ def test_close_ends_what_an_answer_function_waits_for() -> None:
     assert not device._threads[1].is_alive()
 
 
-def test_close_tells_of_an_answer_function_that_doesnt_return(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_raises_for_an_answer_function_that_doesnt_return(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cnxman.testing.device, "PATIENCE", 0.1)
     asked, go = threading.Event(), threading.Event()
 

@@ -40,7 +40,7 @@ PARTS = {
 
 LEFT_OUT = {
     "takes long, and is about no system": (
-        "test_any_cutting_gives_the_same_frames_and_tells_the_same",
+        "test_any_cutting_gives_the_same_frames_and_errors",
         "test_hostile_bytes_raise_nothing_and_no_frame_is_longer_than_the_limit",
         "test_memory_is_bounded",
         "test_the_time_it_takes_grows",
@@ -79,7 +79,7 @@ LEFT_OUT = {
         "test_a_full_descriptor_table_is_a_failed_attempt",
         "test_the_drivers_counters_are_given_under_their_names",
         "test_it_is_read_as_fast_as_a_plain_port",
-        "test_who_holds_an_adapter_is_told_of_its_url_too",
+        "test_holders_of_an_adapter_are_found_by_its_url_too",
         "test_the_hint_for_a_forbidden_adapter_is_that_of_its_node",
         "test_the_link_that_udev_named_after_the_adapter",
         "(test_what_cannot_be_opened_is_false and (make_folder or make_null))",
@@ -90,7 +90,7 @@ LEFT_OUT = {
         "test_processes_that_end_or_are_anothers_are_passed_over",
         "test_without_ptys_the_port_is_a_url",
         "test_device_works_where_there_is_no_termios_and_no_poll",
-        "test_when_all_that_came_was_told",
+        "test_when_all_that_came_was_delivered",
         "test_a_line_that_is_closed_between_two_parts_of_a_write",
     ),
     "looks at the far end by `select`": (

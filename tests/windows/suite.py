@@ -32,6 +32,7 @@ PARTS = {
         "tests/test_protocols.py",
         "tests/compat/test_outages.py",
         "tests/serial",
+        "tests/system/test_documentation.py",  # the code on each page
         "tests/testing/test_manual_clock.py",
         "tests/testing/test_simulated_url.py",
     ),

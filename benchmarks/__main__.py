@@ -23,13 +23,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--peers", metavar="A,B", help="which readers; all, if not given")
     parser.add_argument("--metrics", metavar="A,B", help="which measurements; all, if not given")
-    parser.add_argument("--quick", action="store_true", help="about a minute: fewer readers and rounds")
+    parser.add_argument("--quick", action="store_true", help="about a minute: fewer readers and rounds, no 1000 lines")
     parser.add_argument("--list", action="store_true", help="print the readers and the measurements")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     args = parser.parse_args()
     args.share = not (args.metrics or args.peers)
     args.peers = args.peers.split(",") if args.peers else QUICK if args.quick else list(PEERS)
-    args.metrics = args.metrics.split(",") if args.metrics else list(METRICS)
+    lasting = {name for name, each in METRICS.items() if each.params.get("lines", 0) >= 1000}
+    shown = [name for name in METRICS if not (args.quick and name in lasting)]
+    args.metrics = args.metrics.split(",") if args.metrics else shown
     if unknown := set(args.peers) - set(PEERS) | set(args.metrics) - set(METRICS):
         parser.error(f"not in --list: {', '.join(sorted(unknown))}")
     return args

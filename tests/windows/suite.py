@@ -26,13 +26,13 @@ PARTS = {
         "tests/compat/test_url.py",
         "tests/line/test_windows_errors.py",
         "tests/manager",
+        "tests/system/test_documentation.py",  # the code on each page
     ),
     "2": (
         "tests/test_logging.py",
         "tests/test_protocols.py",
         "tests/compat/test_outages.py",
         "tests/serial",
-        "tests/system/test_documentation.py",  # the code on each page
         "tests/testing/test_manual_clock.py",
         "tests/testing/test_simulated_url.py",
     ),

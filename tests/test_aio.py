@@ -103,7 +103,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each test runs with asyncio's own loop, with uvloop, and with a thread that reads for the loop."""
     name: str = request.param
     monkeypatch.setattr(Way, "in_loop", name != "thread")
-    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", SOON)  # who waits for it in vain is late
     if name == "selector" and sys.platform == "win32":
         pytest.skip("the loop of Windows can't read: see the thread's way")
     if name == "uvloop":
@@ -674,7 +673,7 @@ def test_disconnecting_while_a_lost_line_has_yet_to_deliver_all(serial_device: S
             await until(lambda: not line._line().is_connected)
             began = time.monotonic()
             await line.disconnect()
-            assert time.monotonic() - began < SOON / 2
+            assert time.monotonic() - began < 4
             await chunks.aclose()
 
     asyncio.run(main())
@@ -961,7 +960,7 @@ def test_leaving_ends_a_write_that_waits(serial_device: SimulatedDevice, caplog:
                 cancelled.cancel()
                 began = time.monotonic()
                 await line.disconnect()
-                assert time.monotonic() - began < SOON / 2
+                assert time.monotonic() - began < 4
                 with pytest.raises(ConnectionException, match=r"\d+ of 100000 bytes were written"):
                     await soon(writing)
 
@@ -1125,7 +1124,7 @@ def test_a_busy_loop_does_not_hinder_disconnecting(serial_device: SimulatedDevic
             await until(lambda: chunks._queue._holding)
             began = time.monotonic()
             line.manager.disconnect()  # blocks the loop, and with it the consumer
-            assert time.monotonic() - began < SOON / 2
+            assert time.monotonic() - began < 4
             assert await read(chunks, 1000)  # the rest had not been delivered
             assert [chunk async for chunk in chunks] == []
 
@@ -1290,7 +1289,7 @@ def test_a_manager_is_called_on_the_thread_of_the_loop(serial_device: SimulatedD
             await opened(serial_device)
             began = time.monotonic()
             getattr(line.manager, call)()
-            assert time.monotonic() - began < SOON / 2
+            assert time.monotonic() - began < 4
             assert line.manager.is_connected == line._line().is_connected == (call == "connect")
 
     asyncio.run(main())
@@ -1306,7 +1305,7 @@ def test_a_receiver_in_the_loop_may_disconnect_the_manager(serial_device: Simula
             serial_device.send(b"x")
             await soon(line.wait_for(ConnectionState.DISCONNECTED))
             await until(lambda: not line._line().is_connected)
-            assert time.monotonic() - began < SOON / 2
+            assert time.monotonic() - began < 4
 
     asyncio.run(main())
 
@@ -1326,7 +1325,7 @@ def test_a_thread_that_waits_behind_a_write_of_the_loop_fails_on_disconnect(seri
                 for writing in (ours, theirs):
                     with pytest.raises(ConnectionException):
                         await soon(writing)
-                assert time.monotonic() - began < SOON / 2
+                assert time.monotonic() - began < 4
 
     asyncio.run(main())
 
@@ -1410,7 +1409,7 @@ def test_a_loop_that_has_stopped_does_not_hinder_a_teardown(serial_device: Simul
     loop.run_until_complete(line.__aenter__())
     began = time.monotonic()
     line.manager.teardown()
-    assert time.monotonic() - began < SOON / 2
+    assert time.monotonic() - began < 4
     serial_device.wait_closed()
     loop.run_until_complete(line.__aexit__(None, None, None))
     loop.close()

@@ -441,10 +441,7 @@ def test_disconnecting_while_a_receiver_on_the_listener_calls(ours: str, theirs:
     assert manager.state == "torndown"
 
 
-def test_disconnecting_a_real_line_while_its_receiver_does(
-    serial_device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cnxman.serial.LONGEST_DELIVERY", BOUND)
+def test_disconnecting_a_real_line_while_its_receiver_does(serial_device: SimulatedDevice) -> None:
     connection = SerialConnection(serial_device.port)
     manager = ConnectionManager(connection)
     running, go = threading.Event(), threading.Event()
@@ -466,7 +463,7 @@ def test_disconnecting_a_real_line_while_its_receiver_does(
         wait_until(lambda: manager.state == "disconnected", "the disconnect is under way")
         go.set()
         caller.join()
-        assert time.monotonic() - began < BOUND / 2, "it waited for the receiver that waited for it"
+        assert time.monotonic() - began < 4, "it waited for the receiver that waited for it"
         assert manager.state == "disconnected"
     manager.teardown()
 

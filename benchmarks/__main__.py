@@ -29,9 +29,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.share = not (args.metrics or args.peers)
     args.peers = args.peers.split(",") if args.peers else QUICK if args.quick else list(PEERS)
-    lasting = {name for name, each in METRICS.items() if each.params.get("lines", 0) >= 1000}
-    shown = [name for name in METRICS if not (args.quick and name in lasting)]
-    args.metrics = args.metrics.split(",") if args.metrics else shown
+    names = [name for name, each in METRICS.items() if not args.quick or each.params.get("lines", 0) < 1000]
+    args.metrics = args.metrics.split(",") if args.metrics else names
     if unknown := set(args.peers) - set(PEERS) | set(args.metrics) - set(METRICS):
         parser.error(f"not in --list: {', '.join(sorted(unknown))}")
     return args

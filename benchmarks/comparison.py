@@ -15,7 +15,6 @@ import os
 import queue
 import re
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from cnxman.testing import SimulatedDevice
+from tests.kit.tcp_ports import free_port
 
 NOTICE = 5.0  # seconds within which a loss is noticed, if at all
 RETURN = 10.0  # and within which a line comes again
@@ -81,9 +81,7 @@ def cnxman_command(*words: str) -> list[str]:
 
 
 def ser2net(port: str, folder: Path) -> tuple[list[str], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = probe.getsockname()[1]
+    number = free_port()
     config = folder / "ser2net.yaml"
     config.write_text(
         f"connection: &device\n  accepter: tcp,127.0.0.1,{number}\n  connector: serialdev,{port},115200n81,local\n"

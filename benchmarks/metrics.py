@@ -40,9 +40,9 @@ def copying(buffer: bytearray, sizes: list[int], free: threading.Event) -> Recei
     return receive
 
 
-def hearing() -> tuple[threading.Event, Receiver]:
-    heard = threading.Event()
-    return heard, lambda data: heard.set() if data else None
+def noting(heard: threading.Event) -> Receiver:
+    """Return a receiver that sets the event when data come."""
+    return lambda data: heard.set() if data else None
 
 
 def stopwatch() -> Callable[[], tuple[float, float]]:
@@ -183,7 +183,7 @@ def hold(peer: Peer, lines: int, seconds: float = 0, breaking: bool = False) -> 
 
     with contextlib.suppress(*([Exception] if breaking else [])):  # each breaks in its own way
         for path in farm.greeting.split():
-            kept.append(lambda data: heard.set() if data else None)  # some hold it weakly
+            kept.append(noting(heard))  # some hold it weakly
             peer.start(path, kept[-1])
             heard.clear()
             farm.tell(str(count))
@@ -231,7 +231,7 @@ def many(peer: Peer, lines: int, seconds: float, chunk: int = 10, period: float 
 
 def stop(peer: Peer, times: int) -> Figures:
     """Stop a reader that waits."""
-    took, threads, (_, receiver) = [], [], hearing()
+    took, threads, receiver = [], [], noting(threading.Event())
     for _ in range(times + 1):  # the first one loads modules, and starts what all share
         stop = peer.start(open_line()[1], receiver)
         time.sleep(0.05)
@@ -245,7 +245,8 @@ def stop(peer: Peer, times: int) -> Figures:
 
 def reconnect(peer: Peer, seconds: float) -> Figures:
     """Take the line away, after a while put another in its place, and speak until it is heard."""
-    heard, receiver = hearing()
+    heard = threading.Event()
+    receiver = noting(heard)
 
     def put_back() -> int:
         far, near = open_line()

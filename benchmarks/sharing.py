@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.lines import Writer
 from tests.kit.command import Command
+from tests.kit.tcp_ports import free_port
 
 GOAL = 2.0
 CLIENTS = 10
@@ -48,8 +49,7 @@ def share(line: str, kind: str, folder: Path) -> Iterator[tuple[int, list[int]]]
         command = stack.enter_context(Command("share", line, *places))
         command.wait_event("connected")
         port = next((text.split()[0].rpartition(":")[2] for what, text in command.events() if what == "listening"), "")
-        names = [str(folder / str(n)) if kind == "pty" else port for n in range(CLIENTS)]
-        clients = [stack.enter_context(client(kind, name, folder)) for name in names]
+        clients = enter_clients(stack, kind, port, folder)
         command.err.wait(lambda data: data.count(b"  came  ") == CLIENTS)
         yield command.process.pid, clients
 
@@ -84,18 +84,16 @@ def relay(line: str, kind: str, folder: Path) -> Iterator[tuple[int, list[int]]]
         assert process.stdout is not None
         process.stdout.readline()
         with contextlib.ExitStack() as stack:
-            names = [f"{folder}/{n}" if kind == "pty" else str(port) for n in range(CLIENTS)]
-            yield process.pid, [stack.enter_context(client(kind, name, folder)) for name in names]
+            yield process.pid, enter_clients(stack, kind, str(port), folder)
     finally:
         process.kill()
         process.communicate()
 
 
-def free_port() -> int:
-    """A port of TCP that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def enter_clients(stack: contextlib.ExitStack, kind: str, port: str, folder: Path) -> list[int]:
+    """All clients of a server: their descriptors."""
+    names = [f"{folder}/{number}" if kind == "pty" else port for number in range(CLIENTS)]
+    return [stack.enter_context(client(kind, name, folder)) for name in names]
 
 
 @contextlib.contextmanager
